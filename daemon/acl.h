@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
+ *
+ * Lists of addresses and networks (CIDR, IPv4 and IPv6). Pure functions.
+ */
+#ifndef NR_ACL_H
+#define NR_ACL_H
+
+#include <stdbool.h>
+#include <sys/socket.h>
+
+#include "nbd-runner/handler.h"
+
+struct acl;
+
+/* From a NULL-terminated list: "10.0.0.0/8", "::1", "192.0.2.7". -EINVAL names the entry. */
+int acl_new(const char *const *entries, struct acl **ret_acl, struct nbd_failure *why);
+void acl_free(struct acl *acl);
+
+/* An IPv4-mapped IPv6 address counts as IPv4. Other families never match. */
+bool acl_contains(const struct acl *acl, const struct sockaddr *address);
+bool acl_is_loopback(const struct sockaddr *address);
+
+#endif

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
+ *
+ * The settings of one instance: defaults, then [generic] of the configuration file, then the
+ * command line. One table in config.c describes them all.
+ */
+#ifndef NR_CONFIG_H
+#define NR_CONFIG_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "nbd-runner/handler.h"
+
+/* Owned by whoever made it with config_new(). Strings are never NULL unless said. */
+struct config {
+    char *config_file;  /* -C; may be absent when it is the default one */
+    char *state_file;   /* saveconfig.json */
+    char *pid_file;     /* "" = none */
+    char *lock_file;    /* "" = none */
+    char *handler_dir;
+    char **file_roots;  /* absolute directories */
+    char **rpc_hosts;   /* empty: every address */
+    char **nbd_hosts;   /* empty: every address */
+    int rpc_port;       /* 0: the kernel chooses */
+    int nbd_port;
+    char *rpc_socket;   /* Unix socket, "" = none */
+    char *nbd_socket;
+    char **rpc_allow;   /* addresses or CIDR networks, besides loopback and the socket */
+    unsigned rpc_max_clients;
+    unsigned threads;   /* worker threads one export may keep busy, 1..16 */
+    char *gluster_host;
+    unsigned negotiation_timeout_s;
+    unsigned max_connections;
+    uint64_t max_inflight_bytes; /* of request payload in the daemon */
+    unsigned drain_timeout_s;    /* at SIGTERM */
+    enum nbd_log_level log_level;
+    char *log_target;
+    bool check_config;  /* --check-config: read, report, end */
+};
+
+struct config *config_new(void); /* the defaults */
+void config_free(struct config *config);
+
+/* What a command line asks for. */
+enum config_verdict {
+    CONFIG_RUN,     /* start */
+    CONFIG_EXIT_OK, /* help or version was printed */
+};
+
+/* Take the command line (words and options of nbd-runner(8)), read the configuration file
+ * that it names, and fill *config. 0, or -EINVAL for usage (exit code 2), or another negative
+ * errno for the file (exit code 3), with *why. */
+int config_load(struct config *config, int argc, char **argv, enum config_verdict *ret_verdict,
+                struct nbd_failure *why);
+
+#endif

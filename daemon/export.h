@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
+ *
+ * Exports: the registry (name -> export), and the life of each one's backstore: created,
+ * opened when the first user comes, closed some time after the last one left, deleted.
+ * Loop thread only. Handlers' blocking calls run on workers, one at a time per export.
+ */
+#ifndef NR_EXPORT_H
+#define NR_EXPORT_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "nbd-runner/handler.h"
+#include "handler.h"
+
+#define EXPORT_NAME_MAX 255      /* bytes */
+#define EXPORT_TARGET_MAX 4096
+#define EXPORT_MAX_BLOCK (64u << 20) /* largest payload of a request, as advertised */
+
+enum export_state {
+    EXPORT_CREATING, /* its backing store is being made; not to be connected to */
+    EXPORT_READY,
+    EXPORT_DRAINING, /* hidden; freed when the last user has left */
+    EXPORT_FAULTED,  /* could not be opened, or its handler is missing; see fault */
+};
+
+enum export_origin { EXPORT_BY_RPC, EXPORT_BY_CONFIG, EXPORT_BY_COMMAND_LINE };
+
+/* What a new export is to be. Strings are copied. */
+struct export_spec {
+    const char *id;          /* UUID text; NULL: a new one */
+    const char *name;        /* NULL or "": HANDLER/TARGET without leading slashes */
+    const char *description; /* NULL: none */
+    const char *handler;
+    const char *target;
+    GHashTable *opts;        /* char * -> char *; NULL: none. Copied */
+    enum export_origin origin;
+    const char *origin_file;
+    uint64_t size;           /* 0: what the backing store has */
+    bool prealloc, readonly;
+    int64_t created_us;      /* 0: now */
+};
+
+/* Counters of one export, and of the daemon. */
+struct export_counters {
+    uint64_t requests, errors;
+    uint64_t read_bytes, write_bytes, zero_bytes;
+};
+
+struct registry;
+struct server;
+
+struct export {
+    /* Written by export.c only. */
+    struct server *server;             /* not owned */
+    char id[37];
+    char *name, *description, *handler_name, *target, *origin_file;
+    const struct nbd_handler *handler; /* NULL: not loaded, state is FAULTED */
+    GHashTable *opts;                  /* char * -> char *, sorted when shown */
+    enum export_origin origin;
+    enum export_state state;
+    struct nbd_failure fault;
+    uint64_t size;                     /* bytes; of the backing store once it was open */
+    bool prealloc, readonly;
+    int64_t created_us;                /* since 1970 */
+    struct nbd_device dev;             /* what the handler sees */
+    uint32_t min_block, pref_block;    /* 1 and 4096 until first opened */
+    uint32_t logical_block;            /* for kernel clients; 512 until first opened */
+    uint16_t flags;                    /* transmission flags; 0 until first opened */
+
+    /* Written by the data path. */
+    unsigned connections;              /* in transmission, or opening for it */
+    unsigned max_connections;          /* 0: no limit of its own */
+    struct export_counters counters;
+
+    /* Written by mapping.c: struct mapping *, owned there. */
+    GPtrArray *mappings;
+
+    /* Written by store.c: members of the state file that this version does not know. */
+    struct json_object *unknown_json;
+
+    /* Written by job.c: the running job about this export, or NULL; not owned. */
+    struct job *job;
+
+    struct export_private *private;    /* export.c */
+};
+
+struct registry *registry_new(struct server *server);
+void registry_free(struct registry *registry);
+
+/* ---- Definitions ---- */
+
+/* Add an export. Checks names and handler, calls no handler function. -EEXIST names who has
+ * the name, or the same backstore, already. With `creating` its state is CREATING until
+ * export_created(). A missing handler makes a FAULTED export when origin is not RPC or an id
+ * is given (loaded from the state file), else -ENOENT. */
+int registry_add(struct registry *registry, const struct export_spec *spec, bool creating,
+                 struct export **ret_export, struct nbd_failure *why);
+
+/* Hide the name now. The export is closed and freed when its last user has left; then
+ * on_gone(arg), which may be NULL. */
+void registry_remove(struct export *export, void (*on_gone)(void *arg), void *arg);
+
+struct export *registry_find(const struct registry *registry, const char *name);
+struct export *registry_find_backstore(const struct registry *registry, const char *handler,
+                                       const char *target);
+/* The first export in byte order of names that comes after `name` (NULL: the first). */
+struct export *registry_next(const struct registry *registry, const char *name);
+unsigned registry_size(const struct registry *registry);
+
+const char *export_state_name(enum export_state state);
+
+/* ---- Backstore ---- */
+
+/* How an asynchronous call ended: 0 or a negative errno with *why (valid for the call). */
+typedef void export_done(void *arg, int result, const struct nbd_failure *why);
+
+/* Become a user: open the backstore unless it is open. done() may come at once, from inside.
+ * On success each caller owes one export_close(); on failure none. When the caller has lost
+ * interest it still gets done(). `timeout_ms` 0: no limit; a late open is then kept for the
+ * next user. */
+void export_open(struct export *export, unsigned timeout_ms, export_done *done, void *arg);
+
+/* The user is done. All its requests must have ended. */
+void export_close(struct export *export);
+
+/* Close the backstore as soon as there is no user, without waiting for the next one. */
+void export_close_now(struct export *export, void (*on_closed)(void *arg), void *arg);
+
+/* Make the backing store of an export in state CREATING; READY when done(arg, 0). After a
+ * failure the caller removes the export. */
+void export_create(struct export *export, export_done *done, void *arg);
+void export_create_cancel(struct export *export);
+void export_create_progress(struct export *export, uint64_t *ret_done, uint64_t *ret_total);
+
+/* Delete the backing store. The export has no user; it is closed first. Success when it was
+ * gone already (result -ENOENT is turned into 0). The caller then removes the export. */
+void export_delete(struct export *export, export_done *done, void *arg);
+
+#endif

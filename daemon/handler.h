@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
+ *
+ * Finds, checks and loads handlers: the only dlopen(). The ABI itself is in
+ * include/nbd-runner/handler.h.
+ */
+#ifndef NR_HANDLER_LOADER_H
+#define NR_HANDLER_LOADER_H
+
+#include <glib.h>
+
+#include "nbd-runner/handler.h"
+#include "loop.h"
+#include "worker.h"
+
+struct handler_set;
+
+/* Load every libXXX_handler.so of the directory, in byte order of the names. A library that
+ * is not right is logged and skipped. `config` gives threads, gluster_host, file_roots; its
+ * strings must outlive the set. */
+struct handler_set *handler_set_load(const char *directory, const struct nbd_config *config,
+                                     struct loop *loop, struct worker_pool *workers);
+/* No device may be left. */
+void handler_set_free(struct handler_set *set);
+
+/* By name ("file"); NULL: not loaded. Valid as long as the set. */
+const struct nbd_handler *handler_find(const struct handler_set *set, const char *name);
+
+/* Names of the loaded handlers, sorted; the array is the set's. */
+const GPtrArray *handler_names(const struct handler_set *set);
+
+#endif

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
+ *
+ * The root of the daemon: one pointer per subsystem, and the order in which they start and
+ * stop. No logic of its own. Loop thread only.
+ */
+#ifndef NR_SERVER_H
+#define NR_SERVER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "config.h"
+#include "export.h"
+#include "handler.h"
+#include "loop.h"
+#include "worker.h"
+
+/* All owned, in order of start. Those marked * are NULL in `nbd-runner serve`. */
+struct server {
+    struct config *config;
+    struct loop *loop;
+    struct worker_pool *workers;      /* handlers' blocking calls */
+    struct nbd_config handler_config;
+    struct handler_set *handlers;
+    struct registry *registry;
+    struct buffer_pool *buffers;      /* memory for payloads */
+    struct connection_table *connections; /* NBD clients */
+    struct mapping_table *mappings;
+    struct job_table *jobs;           /* * */
+    struct store *store;              /* * */
+    struct rpc_server *rpc;           /* * */
+    struct listener_set *nbd_listeners;
+
+    char boot_id[37];                 /* of this run of the daemon */
+    int64_t started_us;
+    bool stopping;                    /* draining: no new connections or jobs */
+    struct export_counters counters;  /* of exports that are gone, and of the rest */
+};
+
+#endif

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
+ *
+ * The saved state (saveconfig.json): the only reader and writer of JSON on disk. Replaced
+ * whole: temporary file, fsync, rename, fsync of the directory. Loop thread; writing runs on
+ * a worker of its own.
+ */
+#ifndef NR_STORE_H
+#define NR_STORE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "nbd-runner/handler.h"
+#include "export.h"
+
+struct store;
+struct server;
+
+enum store_state { STORE_SAVED, STORE_UNSAVED, STORE_DEGRADED };
+
+/* Does not touch the file. */
+struct store *store_new(struct server *server, const char *path);
+/* Waits for a write that runs; call store_save() and let it finish before. */
+void store_free(struct store *store);
+
+/* At start, before the loop runs: fill the registry, the mappings and the remembered jobs.
+ * Never fails for bad content (it is set aside as PATH.corrupt-TIME, the state is DEGRADED);
+ * a negative errno only when the file cannot be read at all (exit code 3), with *why. */
+int store_load(struct store *store, struct nbd_failure *why);
+
+/* The definition of this export, its mappings or its jobs has changed: they are written at
+ * the next store_save(). `export` may have been removed: then say so by its id. */
+void store_changed(struct store *store, struct export *export);
+void store_removed(struct store *store, const char *export_id);
+void store_jobs_changed(struct store *store);
+
+/* done(arg, 0) once everything that had changed before this call is on stable storage, or
+ * done(arg, -errno) with the cause. Calls are joined into one write. */
+void store_save(struct store *store, export_done *done, void *arg);
+
+enum store_state store_state(const struct store *store, const char **ret_error);
+uint64_t store_generation(const struct store *store);
+const char *store_path(const struct store *store);
+
+/* While a newer version's file is in use: changes are refused. */
+bool store_is_readonly(const struct store *store);
+
+#endif
