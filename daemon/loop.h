@@ -7,6 +7,7 @@
 
 #include <event2/event.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 struct loop;
 
@@ -35,8 +36,7 @@ void loop_post(struct loop *loop, struct loop_task *task);
 /* Is the caller the loop thread? */
 bool loop_is_mine(const struct loop *loop);
 
-/* Monotonic nanoseconds, read once per wake-up of the loop: good for time limits, not for
- * measuring. */
-int64_t loop_now_ns(struct loop *loop);
+/* Monotonic nanoseconds, coarse (some milliseconds) and cheap: for time limits and ages. */
+int64_t loop_now_ns(void);
 
 #endif
