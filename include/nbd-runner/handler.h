@@ -30,9 +30,6 @@ extern "C" {
 
 #define NBD_HANDLER_ABI 1
 
-/* First words of every struct nbd_handler: `NBD_HANDLER_HEADER,`. */
-#define NBD_HANDLER_HEADER .abi = NBD_HANDLER_ABI, .size = sizeof(struct nbd_handler)
-
 struct json_object;
 
 /* ---- Failures ------------------------------------------------------------------------- */
@@ -194,9 +191,8 @@ typedef int nbd_add_extent(void *arg, uint64_t length, uint32_t flags);
 /* ---- The handler ----------------------------------------------------------------------- */
 
 struct nbd_handler {
-    uint32_t abi, size; /* NBD_HANDLER_HEADER */
-    const char *name;   /* "file": the first word of a backstore; [a-z0-9]+ */
-    int subtype;        /* number of a built-in handler, else 0 */
+    const char *name; /* "file": the first word of a backstore; [a-z0-9]+ */
+    int subtype;      /* number of a built-in handler (enum handler_t of rpc_nbd.x), else 0 */
 
     /* -- Worker thread; may block. 0 or a negative errno with *why filled. -- */
 
@@ -268,6 +264,17 @@ struct nbd_handler {
 
     /* Loop thread, just before the library is unloaded; no device is left. */
     void (*fini)(void);
+};
+
+/* Which ABI a library was built for. The daemon looks it up before it calls anything. Every
+ * library that includes this header has it: a handler need not mention it. */
+struct nbd_handler_abi {
+    uint32_t version;      /* NBD_HANDLER_ABI */
+    uint32_t handler_size; /* of struct nbd_handler, bytes */
+};
+extern const struct nbd_handler_abi nbd_handler_abi;
+__attribute__((weak, visibility("default"))) const struct nbd_handler_abi nbd_handler_abi = {
+    NBD_HANDLER_ABI, sizeof(struct nbd_handler)
 };
 
 /* The entry point that each library exports. Called once, at start, before the loop runs.

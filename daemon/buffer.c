@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
+ *
+ * Memory for payloads. Each class keeps a stack of free buffers, so that the one that was
+ * used last, and is still in the CPU's cache, is taken first. What a class did not need for
+ * some seconds goes back to the system.
+ */
+#include "buffer.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include <glib.h>
+
+#define SMALLEST_SHIFT 12 /* 4 KiB */
+#define LARGEST_SHIFT 26  /* 64 MiB */
+#define N_CLASSES (LARGEST_SHIFT - SMALLEST_SHIFT + 1)
+#define CACHE_BYTES (64u << 20) /* free memory that is kept at most */
+#define TRIM_SECONDS 2
+
+struct free_buffer {
+    struct free_buffer *next;
+};
+
+struct buffer_class {
+    struct free_buffer *free;
+    unsigned n_free;
+    unsigned least_free; /* since the last trim: that many were not needed */
+};
+
+struct buffer_pool {
+    struct buffer_class classes[N_CLASSES];
+    uint64_t used, cached, budget; /* bytes */
+    struct buffer_waiter waiters;  /* head of a ring */
+    struct event *trim;
+};
+
+static unsigned class_of(size_t size)
+{
+    unsigned shift = SMALLEST_SHIFT;
+
+    assert(size > 0 && size <= (size_t)1 << LARGEST_SHIFT);
+    if (size > (size_t)1 << SMALLEST_SHIFT)
+        shift = 64 - (unsigned)__builtin_clzl(size - 1);
+    return shift - SMALLEST_SHIFT;
+}
+
+static size_t class_size(unsigned class)
+{
+    return (size_t)1 << (class + SMALLEST_SHIFT);
+}
+
+/* Large buffers are mapped by themselves: they go back to the system when they are freed. */
+static void *system_alloc(size_t size)
+{
+    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
+static void drop_free(struct buffer_pool *pool, unsigned class)
+{
+    struct free_buffer *buffer = pool->classes[class].free;
+
+    pool->classes[class].free = buffer->next;
+    pool->classes[class].n_free--;
+    pool->cached -= class_size(class);
+    munmap(buffer, class_size(class));
+}
+
+static void on_trim(evutil_socket_t fd, short what, void *arg)
+{
+    struct buffer_pool *pool = arg;
+
+    (void)fd;
+    (void)what;
+    for (unsigned class = 0; class < N_CLASSES; class++) {
+        struct buffer_class *c = &pool->classes[class];
+
+        for (unsigned idle = MIN(c->least_free, c->n_free); idle > 0; idle--)
+            drop_free(pool, class);
+        c->least_free = c->n_free;
+    }
+    if (pool->cached > 0)
+        event_add(pool->trim, &(struct timeval){ .tv_sec = TRIM_SECONDS });
+}
+
+struct buffer_pool *buffer_pool_new(struct loop *loop, uint64_t budget_bytes)
+{
+    struct buffer_pool *pool = g_new0(struct buffer_pool, 1);
+
+    pool->budget = budget_bytes;
+    pool->waiters.next = pool->waiters.previous = &pool->waiters;
+    pool->trim = evtimer_new(loop_base(loop), on_trim, pool);
+    return pool;
+}
+
+void buffer_pool_free(struct buffer_pool *pool)
+{
+    if (pool == NULL)
+        return;
+    for (unsigned class = 0; class < N_CLASSES; class++)
+        while (pool->classes[class].free != NULL)
+            drop_free(pool, class);
+    event_free(pool->trim);
+    g_free(pool);
+}
+
+void *buffer_alloc(struct buffer_pool *pool, size_t size, bool urgent)
+{
+    unsigned class = class_of(size);
+    struct buffer_class *c = &pool->classes[class];
+    void *buffer = c->free;
+
+    if (pool->used + class_size(class) > pool->budget && pool->used > 0 && !urgent)
+        return NULL;
+    if (buffer != NULL) {
+        c->free = c->free->next;
+        c->n_free--;
+        c->least_free = MIN(c->least_free, c->n_free);
+        pool->cached -= class_size(class);
+    } else {
+        buffer = system_alloc(class_size(class));
+    }
+    if (buffer != NULL)
+        pool->used += class_size(class);
+    return buffer;
+}
+
+static void wake_first(struct buffer_pool *pool)
+{
+    struct buffer_waiter *waiter = pool->waiters.next;
+
+    if (waiter == &pool->waiters)
+        return;
+    buffer_wait_cancel(pool, waiter);
+    waiter->wake(waiter->arg);
+}
+
+void buffer_free(struct buffer_pool *pool, void *buffer, size_t size)
+{
+    unsigned class = class_of(size);
+    struct buffer_class *c = &pool->classes[class];
+    struct free_buffer *item = buffer;
+
+    pool->used -= class_size(class);
+    if (pool->cached + class_size(class) > MIN(CACHE_BYTES, pool->budget)) {
+        munmap(buffer, class_size(class));
+    } else {
+        if (pool->cached == 0 && !evtimer_pending(pool->trim, NULL))
+            event_add(pool->trim, &(struct timeval){ .tv_sec = TRIM_SECONDS });
+        item->next = c->free;
+        c->free = item;
+        c->n_free++;
+        pool->cached += class_size(class);
+    }
+    wake_first(pool);
+}
+
+void buffer_wait(struct buffer_pool *pool, struct buffer_waiter *waiter)
+{
+    if (waiter->waiting)
+        return;
+    waiter->waiting = true;
+    waiter->previous = pool->waiters.previous;
+    waiter->next = &pool->waiters;
+    waiter->previous->next = waiter;
+    pool->waiters.previous = waiter;
+}
+
+void buffer_wait_cancel(struct buffer_pool *pool, struct buffer_waiter *waiter)
+{
+    (void)pool;
+    if (!waiter->waiting)
+        return;
+    waiter->waiting = false;
+    waiter->previous->next = waiter->next;
+    waiter->next->previous = waiter->previous;
+}
+
+uint64_t buffer_pool_used(const struct buffer_pool *pool)
+{
+    return pool->used;
+}

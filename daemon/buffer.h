@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
+ *
+ * Memory for payloads: page-aligned buffers in classes of powers of two, kept for the next
+ * user, within a budget for the whole daemon. Loop thread only.
+ */
+#ifndef NR_BUFFER_H
+#define NR_BUFFER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "loop.h"
+
+struct buffer_pool;
+
+/* Somebody whose next buffer did not fit. Embedded; woken once, in order of waiting. */
+struct buffer_waiter {
+    struct buffer_waiter *next, *previous; /* buffer.c's own */
+    bool waiting;
+    void (*wake)(void *arg);
+    void *arg;
+};
+
+/* budget_bytes: of buffers that are lent out. */
+struct buffer_pool *buffer_pool_new(struct loop *loop, uint64_t budget_bytes);
+void buffer_pool_free(struct buffer_pool *pool); /* all buffers have come back */
+
+/* A buffer of at least `size` bytes (1 .. 64 MiB), or NULL when it exceeds the budget or
+ * there is no memory. One buffer always fits, however small the budget. `urgent`: beyond the
+ * budget too, for those who could never wait. */
+void *buffer_alloc(struct buffer_pool *pool, size_t size, bool urgent);
+void buffer_free(struct buffer_pool *pool, void *buffer, size_t size);
+
+/* Wake the waiter when buffers have come back. */
+void buffer_wait(struct buffer_pool *pool, struct buffer_waiter *waiter);
+void buffer_wait_cancel(struct buffer_pool *pool, struct buffer_waiter *waiter);
+
+uint64_t buffer_pool_used(const struct buffer_pool *pool); /* bytes lent out */
+
+#endif
