@@ -1,0 +1,806 @@
+/* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
+ *
+ * Exports: the registry, and the life of a backstore. Handlers' blocking calls run on
+ * workers, one at a time per export; advance() decides which one comes next.
+ */
+#include "export.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+#include <json-c/json.h>
+
+#include "log.h"
+#include "nbd_protocol.h"
+#include "server.h"
+
+/* How long a backstore stays open after its last user, for the next one to find it ready. */
+#define LINGER_S 3
+
+enum backstore { CLOSED, OPEN };
+
+/* A user in waiting. */
+struct waiter {
+    struct export_private *x;
+    struct event *timer; /* NULL: no limit */
+    export_done *done;
+    void *arg;
+};
+
+/* A blocking call, from its start on a worker to its end on the loop. */
+struct call {
+    struct export *export;
+    void (*work)(struct call *call);
+    void (*end)(struct call *call);
+    struct nbd_failure why;
+    int result;
+    uint64_t size; /* of the opened backstore, bytes */
+    int64_t block; /* logical, of the opened backstore */
+};
+
+struct export_private {
+    struct export *export;
+    struct registry *registry;
+    enum backstore backstore;
+    bool parsed;        /* cfg_parse() has succeeded: destroy() is due */
+    bool busy;          /* a call runs */
+    bool close_soon;    /* do not linger */
+    bool removed;
+    unsigned users;
+    GQueue waiters;     /* struct waiter * */
+    struct event *linger;
+    export_done *made_done;   /* a create runs */
+    export_done *delete_done; /* a delete is wanted or runs */
+    void *store_arg;          /* of the create or delete */
+    void (*on_closed)(void *arg);
+    void *closed_arg;
+    void (*on_gone)(void *arg);
+    void *gone_arg;
+    struct nbd_opt *opts; /* what dev.opts points to */
+};
+
+struct registry {
+    struct server *server;
+    GTree *by_name;       /* name -> struct export */
+    GHashTable *by_store; /* "handler target" -> struct export */
+    GHashTable *leaving;  /* removed, not yet gone */
+};
+
+static void advance(struct export *export);
+
+/* ---- Names ---- */
+
+static char *store_key(const char *handler, const char *target)
+{
+    return g_strconcat(handler, " ", target, NULL);
+}
+
+static int check_name(const char *name, struct nbd_failure *why)
+{
+    size_t length = strlen(name);
+    g_autofree char *quoted = log_quote(name, length);
+
+    if (length == 0)
+        return nbd_fail(why, EINVAL, "an export needs a name");
+    if (length > EXPORT_NAME_MAX)
+        return nbd_fail(why, EINVAL, "the export name %s has %zu bytes; at most %d are allowed",
+                        quoted, length, EXPORT_NAME_MAX);
+    if (!g_utf8_validate(name, (gssize)length, NULL))
+        return nbd_fail(why, EINVAL, "the export name %s is not UTF-8", quoted);
+    for (const char *p = name; *p != '\0'; p++)
+        if ((unsigned char)*p < 0x20 || *p == 0x7f)
+            return nbd_fail(why, EINVAL, "the export name %s has control characters", quoted);
+    if (name[0] == '@' || name[0] == '/' || name[0] == ' ' || name[length - 1] == ' ')
+        return nbd_fail(why, EINVAL, "the export name %s starts with '@', '/' or a space, or "
+                        "ends with a space; choose another with \"name\"", quoted);
+    if (strcmp(name, "..") == 0 || strstr(name, "/../") != NULL ||
+        g_str_has_prefix(name, "../") || g_str_has_suffix(name, "/.."))
+        return nbd_fail(why, EINVAL, "the export name %s has a \"..\" component", quoted);
+    return 0;
+}
+
+static int check_target(const struct export_spec *spec, struct nbd_failure *why)
+{
+    size_t length = strlen(spec->target);
+
+    if (length == 0)
+        return nbd_fail(why, EINVAL, "the %s backstore needs a target: a file, VOLUME/FILEPATH, "
+                        "POOL/IMAGE", spec->handler);
+    if (length > EXPORT_TARGET_MAX || !g_utf8_validate(spec->target, (gssize)length, NULL))
+        return nbd_fail(why, EINVAL, "the target of a backstore must be UTF-8 of at most %d "
+                        "bytes", EXPORT_TARGET_MAX);
+    return 0;
+}
+
+static char *default_name(const struct export_spec *spec)
+{
+    const char *target = spec->target;
+
+    while (*target == '/')
+        target++;
+    return g_strconcat(spec->handler, "/", target, NULL);
+}
+
+static const char *origin_text(const struct export *export)
+{
+    switch (export->origin) {
+    case EXPORT_BY_CONFIG: return export->origin_file;
+    case EXPORT_BY_COMMAND_LINE: return "the command line";
+    default: return "a create through the control port";
+    }
+}
+
+/* ---- Making and freeing ---- */
+
+static void set_opts(struct export *export, GHashTable *opts)
+{
+    struct export_private *x = export->private;
+    GHashTableIter iter;
+    void *key, *value;
+    size_t n = 0;
+
+    export->opts = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+    if (opts == NULL)
+        return;
+    x->opts = g_new0(struct nbd_opt, g_hash_table_size(opts));
+    g_hash_table_iter_init(&iter, opts);
+    while (g_hash_table_iter_next(&iter, &key, &value)) {
+        struct nbd_opt *opt = &x->opts[n++];
+
+        opt->key = g_strdup(key);
+        opt->value = g_strdup(value);
+        g_hash_table_insert(export->opts, (char *)opt->key, (char *)opt->value);
+    }
+    export->dev.opts = x->opts;
+    export->dev.n_opts = n;
+}
+
+static void on_linger(evutil_socket_t fd, short what, void *arg)
+{
+    struct export *export = arg;
+
+    (void)fd;
+    (void)what;
+    export->private->close_soon = true;
+    advance(export);
+}
+
+static struct export *export_new(struct registry *registry, const struct export_spec *spec,
+                                 char *name)
+{
+    struct export *export = g_new0(struct export, 1);
+    struct export_private *x = g_new0(struct export_private, 1);
+
+    export->private = x;
+    x->export = export;
+    x->registry = registry;
+    x->linger = evtimer_new(loop_base(registry->server->loop), on_linger, export);
+    export->server = registry->server;
+    if (spec->id != NULL) {
+        g_strlcpy(export->id, spec->id, sizeof(export->id));
+    } else {
+        g_autofree char *id = g_uuid_string_random();
+
+        g_strlcpy(export->id, id, sizeof(export->id));
+    }
+    export->name = name;
+    export->description = g_strdup(spec->description != NULL ? spec->description : "");
+    export->handler_name = g_strdup(spec->handler);
+    export->target = g_strdup(spec->target);
+    export->origin = spec->origin;
+    export->origin_file = g_strdup(spec->origin_file != NULL ? spec->origin_file : "");
+    export->size = spec->size;
+    export->prealloc = spec->prealloc;
+    export->readonly = spec->readonly;
+    export->created_us = spec->created_us != 0 ? spec->created_us : g_get_real_time();
+    export->min_block = 1;
+    export->pref_block = 4096;
+    export->logical_block = 512;
+    export->mappings = g_ptr_array_new();
+    set_opts(export, spec->opts);
+    export->dev.name = export->name;
+    export->dev.target = export->target;
+    export->dev.readonly = spec->readonly;
+    export->dev.prealloc = spec->prealloc;
+    export->dev.trusted = spec->origin != EXPORT_BY_RPC;
+    export->dev.size = spec->size;
+    export->handler = handler_find(registry->server->handlers, spec->handler);
+    return export;
+}
+
+static void export_free(void *data)
+{
+    struct export *export = data;
+    struct export_private *x = export->private;
+
+    event_free(x->linger);
+    g_queue_clear(&x->waiters);
+    g_hash_table_destroy(export->opts);
+    g_free(x->opts);
+    g_ptr_array_free(export->mappings, TRUE);
+    if (export->unknown_json != NULL)
+        json_object_put(export->unknown_json);
+    g_free(export->name);
+    g_free(export->description);
+    g_free(export->handler_name);
+    g_free(export->target);
+    g_free(export->origin_file);
+    g_free(x);
+    g_free(export);
+}
+
+/* ---- Registry ---- */
+
+static int by_bytes(const void *a, const void *b, void *data)
+{
+    (void)data;
+    return strcmp(a, b);
+}
+
+struct registry *registry_new(struct server *server)
+{
+    struct registry *registry = g_new0(struct registry, 1);
+
+    registry->server = server;
+    registry->by_name = g_tree_new_full(by_bytes, NULL, NULL, NULL);
+    registry->by_store = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    registry->leaving = g_hash_table_new(NULL, NULL);
+    return registry;
+}
+
+/* At the end of the daemon: the loop no longer runs, so what is open is closed right here. */
+static void shut_down(struct export *export)
+{
+    if (export->private->backstore == OPEN)
+        export->handler->unmap(&export->dev);
+    if (export->private->parsed && export->handler->destroy != NULL)
+        export->handler->destroy(&export->dev);
+    export_free(export);
+}
+
+static gboolean collect(void *key, void *value, void *data)
+{
+    (void)key;
+    g_ptr_array_add(data, value);
+    return FALSE;
+}
+
+void registry_free(struct registry *registry)
+{
+    GPtrArray *all;
+    GHashTableIter iter;
+    void *export;
+
+    if (registry == NULL)
+        return;
+    all = g_ptr_array_new();
+    g_tree_foreach(registry->by_name, collect, all);
+    g_hash_table_iter_init(&iter, registry->leaving);
+    while (g_hash_table_iter_next(&iter, &export, NULL))
+        g_ptr_array_add(all, export);
+    for (guint i = 0; i < all->len; i++)
+        shut_down(all->pdata[i]);
+    g_ptr_array_free(all, TRUE);
+    g_tree_destroy(registry->by_name);
+    g_hash_table_destroy(registry->by_store);
+    g_hash_table_destroy(registry->leaving);
+    g_free(registry);
+}
+
+struct export *registry_find(const struct registry *registry, const char *name)
+{
+    return g_tree_lookup(registry->by_name, name);
+}
+
+struct export *registry_find_backstore(const struct registry *registry, const char *handler,
+                                       const char *target)
+{
+    g_autofree char *key = store_key(handler, target);
+
+    return g_hash_table_lookup(registry->by_store, key);
+}
+
+struct export *registry_next(const struct registry *registry, const char *name)
+{
+    GTreeNode *node = name == NULL ? g_tree_node_first(registry->by_name)
+                                   : g_tree_upper_bound(registry->by_name, name);
+
+    return node != NULL ? g_tree_node_value(node) : NULL;
+}
+
+unsigned registry_size(const struct registry *registry)
+{
+    return (unsigned)g_tree_nnodes(registry->by_name);
+}
+
+const char *export_state_name(enum export_state state)
+{
+    static const char *const names[] = { "creating", "ready", "draining", "faulted" };
+
+    return names[state];
+}
+
+static int check_collision(const struct registry *registry, const struct export_spec *spec,
+                           const char *name, struct nbd_failure *why)
+{
+    const struct export *other = registry_find(registry, name);
+    g_autofree char *quoted = log_quote(name, strlen(name));
+
+    if (other != NULL)
+        return nbd_fail(why, EEXIST, "there is an export named %s already, by %s", quoted,
+                        origin_text(other));
+    other = registry_find_backstore(registry, spec->handler, spec->target);
+    if (other != NULL)
+        return nbd_fail(why, EEXIST, "the %s backstore %s is exported already, as \"%s\", by %s",
+                        spec->handler, spec->target, other->name, origin_text(other));
+    return 0;
+}
+
+int registry_add(struct registry *registry, const struct export_spec *spec, bool creating,
+                 struct export **ret_export, struct nbd_failure *why)
+{
+    g_autofree char *name = spec->name != NULL && spec->name[0] != '\0' ? g_strdup(spec->name)
+                                                                        : default_name(spec);
+    bool saved = spec->id != NULL || spec->origin != EXPORT_BY_RPC;
+    struct export *export;
+    int r;
+
+    if ((r = check_target(spec, why)) < 0 || (r = check_name(name, why)) < 0 ||
+        (r = check_collision(registry, spec, name, why)) < 0)
+        return r;
+    if (handler_find(registry->server->handlers, spec->handler) == NULL && !saved) {
+        g_autofree char *quoted = log_quote(spec->handler, strlen(spec->handler));
+
+        return nbd_fail(why, ENOENT, "there is no handler %s here; \"nbd-cli status\" lists "
+                        "those that are loaded", quoted);
+    }
+    export = export_new(registry, spec, g_steal_pointer(&name));
+    export->state = creating ? EXPORT_CREATING : EXPORT_READY;
+    if (export->handler == NULL) {
+        export->state = EXPORT_FAULTED;
+        nbd_fail(&export->fault, ENOENT, "its handler \"%s\" is not loaded; install it and "
+                 "restart the daemon", spec->handler);
+    }
+    g_tree_insert(registry->by_name, export->name, export);
+    g_hash_table_insert(registry->by_store, store_key(spec->handler, spec->target), export);
+    *ret_export = export;
+    return 0;
+}
+
+void registry_remove(struct export *export, void (*on_gone)(void *arg), void *arg)
+{
+    struct export_private *x = export->private;
+    g_autofree char *key = store_key(export->handler_name, export->target);
+
+    assert(!x->removed);
+    g_tree_remove(x->registry->by_name, export->name);
+    g_hash_table_remove(x->registry->by_store, key);
+    g_hash_table_add(x->registry->leaving, export);
+    export->state = EXPORT_DRAINING;
+    x->removed = true;
+    x->close_soon = true;
+    x->on_gone = on_gone;
+    x->gone_arg = arg;
+    advance(export);
+}
+
+/* ---- Blocking calls ---- */
+
+static void on_worker(void *arg)
+{
+    struct call *call = arg;
+
+    call->work(call);
+}
+
+static void on_call_end(void *arg)
+{
+    struct call *call = arg;
+    struct export *export = call->export;
+
+    export->private->busy = false;
+    call->end(call);
+    g_free(call);
+    advance(export);
+}
+
+static void start_call(struct export *export, void (*work)(struct call *call),
+                       void (*end)(struct call *call))
+{
+    struct call *call = g_new0(struct call, 1);
+
+    assert(!export->private->busy);
+    export->private->busy = true;
+    call->export = export;
+    call->work = work;
+    call->end = end;
+    worker_run(export->server->workers, on_worker, on_call_end, call);
+}
+
+/* On a worker. A handler that fails without a word gets a sentence from its errno. */
+static int settle(struct call *call, int r, const char *what)
+{
+    const struct export *export = call->export;
+
+    if (r < 0 && call->why.message[0] == '\0')
+        nbd_fail(&call->why, -r, "cannot %s the %s backstore %s: %s", what,
+                 export->handler_name, export->target, strerror(-r));
+    if (r < 0 && call->why.code == 0)
+        call->why.code = -r;
+    call->result = r < 0 ? r : 0;
+    return call->result;
+}
+
+static int parse(struct call *call)
+{
+    struct export *export = call->export;
+
+    if (export->private->parsed)
+        return 0;
+    if (settle(call, export->handler->cfg_parse(&export->dev, export->target, &call->why),
+               "understand") < 0)
+        return call->result;
+    export->private->parsed = true;
+    return 0;
+}
+
+/* ---- Opening ---- */
+
+static bool is_power_of_two(uint32_t n)
+{
+    return n != 0 && (n & (n - 1)) == 0;
+}
+
+static void work_open(struct call *call)
+{
+    struct nbd_device *dev = &call->export->dev;
+    const struct nbd_handler *handler = call->export->handler;
+    int64_t size, block;
+
+    dev->caps = 0;
+    dev->min_block = 1;
+    dev->pref_block = 4096;
+    if (parse(call) < 0 || settle(call, handler->map(dev, &call->why), "open") < 0)
+        return;
+    size = handler->get_size(dev);
+    if (size < 0) {
+        settle(call, (int)size, "get the size of");
+        handler->unmap(dev);
+        return;
+    }
+    block = handler->get_blksize != NULL ? handler->get_blksize(dev) : 0;
+    call->size = (uint64_t)size;
+    call->block = block;
+}
+
+static uint16_t transmission_flags(const struct export *export)
+{
+    uint32_t caps = export->dev.caps;
+    uint16_t flags = NBD_FLAG_HAS_FLAGS;
+
+    if (caps & NBD_CAP_MULTI_CONN)
+        flags |= NBD_FLAG_CAN_MULTI_CONN;
+    if (caps & NBD_CAP_ROTATIONAL)
+        flags |= NBD_FLAG_ROTATIONAL;
+    flags |= NBD_FLAG_SEND_CACHE;
+    if (export->readonly)
+        return flags | NBD_FLAG_READ_ONLY;
+    if (caps & NBD_CAP_FLUSH)
+        flags |= NBD_FLAG_SEND_FLUSH;
+    if (caps & (NBD_CAP_FUA | NBD_CAP_FLUSH))
+        flags |= NBD_FLAG_SEND_FUA;
+    if (caps & NBD_CAP_TRIM)
+        flags |= NBD_FLAG_SEND_TRIM;
+    flags |= NBD_FLAG_SEND_WRITE_ZEROES;
+    if (caps & NBD_CAP_FAST_ZERO)
+        flags |= NBD_FLAG_SEND_FAST_ZERO;
+    return flags;
+}
+
+static void take_facts(struct export *export, const struct call *call)
+{
+    const struct nbd_device *dev = &export->dev;
+
+    export->size = call->size;
+    export->min_block = is_power_of_two(dev->min_block) && dev->min_block <= 65536
+                            ? dev->min_block : 1;
+    export->pref_block = is_power_of_two(dev->pref_block) && dev->pref_block <= 1u << 22
+                             ? MAX(dev->pref_block, MAX(export->min_block, 512u)) : 4096;
+    export->logical_block = call->block >= 512 && call->block <= 4096 &&
+                                    is_power_of_two((uint32_t)call->block)
+                                ? (uint32_t)call->block : 512;
+    export->flags = transmission_flags(export);
+}
+
+/* Take the waiter off and tell it how its wait has ended. */
+static void answer(struct waiter *waiter, int result, const struct nbd_failure *why)
+{
+    struct waiter w = *waiter;
+
+    g_queue_remove(&w.x->waiters, waiter);
+    if (w.timer != NULL)
+        event_free(w.timer);
+    g_free(waiter);
+    if (result == 0)
+        w.x->users++;
+    w.done(w.arg, result, why);
+}
+
+static void answer_all(struct export_private *x, int result, const struct nbd_failure *why)
+{
+    /* Those who come while we answer are for the next round. */
+    for (guint n = x->waiters.length; n > 0 && x->waiters.head != NULL; n--)
+        answer(x->waiters.head->data, result, why);
+}
+
+static void end_open(struct call *call)
+{
+    struct export *export = call->export;
+    struct export_private *x = export->private;
+
+    if (call->result == 0) {
+        x->backstore = OPEN;
+        x->close_soon = x->removed;
+        take_facts(export, call);
+        if (export->state == EXPORT_FAULTED)
+            log_info("export \"%s\" is back: its backstore opened", export->name);
+        if (export->state == EXPORT_FAULTED)
+            export->state = EXPORT_READY;
+    } else {
+        log_warning("export \"%s\" cannot be opened: %s", export->name, call->why.message);
+        export->fault = call->why;
+        if (export->state == EXPORT_READY)
+            export->state = EXPORT_FAULTED;
+    }
+    answer_all(x, call->result, &call->why);
+}
+
+static void on_wait_too_long(evutil_socket_t fd, short what, void *arg)
+{
+    struct waiter *waiter = arg;
+    struct nbd_failure why;
+
+    (void)fd;
+    (void)what;
+    nbd_fail(&why, ETIMEDOUT, "the %s backstore %s did not open in time; the export keeps "
+             "trying", waiter->x->export->handler_name, waiter->x->export->target);
+    answer(waiter, -ETIMEDOUT, &why);
+}
+
+void export_open(struct export *export, unsigned timeout_ms, export_done *done, void *arg)
+{
+    struct export_private *x = export->private;
+    struct waiter *waiter;
+
+    if (export->handler == NULL || x->removed || export->state == EXPORT_CREATING) {
+        struct nbd_failure why = export->fault;
+
+        if (export->handler != NULL)
+            nbd_fail(&why, EBUSY, "export \"%s\" is %s", export->name,
+                     x->removed ? "being removed" : "still being created");
+        done(arg, -why.code, &why);
+        return;
+    }
+    if (x->backstore == OPEN && !x->busy) {
+        x->users++;
+        x->close_soon = false;
+        evtimer_del(x->linger);
+        done(arg, 0, NULL);
+        return;
+    }
+    waiter = g_new0(struct waiter, 1);
+    waiter->x = x;
+    waiter->done = done;
+    waiter->arg = arg;
+    if (timeout_ms > 0) {
+        struct timeval limit = { .tv_sec = timeout_ms / 1000,
+                                 .tv_usec = timeout_ms % 1000 * 1000 };
+
+        waiter->timer = evtimer_new(loop_base(export->server->loop), on_wait_too_long, waiter);
+        evtimer_add(waiter->timer, &limit);
+    }
+    g_queue_push_tail(&x->waiters, waiter);
+    advance(export);
+}
+
+/* ---- Closing ---- */
+
+static void work_close(struct call *call)
+{
+    call->export->handler->unmap(&call->export->dev);
+}
+
+static void end_close(struct call *call)
+{
+    call->export->private->backstore = CLOSED;
+}
+
+void export_close(struct export *export)
+{
+    struct export_private *x = export->private;
+
+    assert(x->users > 0);
+    if (--x->users == 0 && !x->close_soon)
+        evtimer_add(x->linger, &(struct timeval){ .tv_sec = LINGER_S });
+    advance(export);
+}
+
+void export_close_now(struct export *export, void (*on_closed)(void *arg), void *arg)
+{
+    struct export_private *x = export->private;
+
+    x->close_soon = true;
+    x->on_closed = on_closed;
+    x->closed_arg = arg;
+    advance(export);
+}
+
+/* ---- Creating and deleting ---- */
+
+static void work_create(struct call *call)
+{
+    struct export *export = call->export;
+
+    if (export->handler->create == NULL) {
+        settle(call, nbd_fail(&call->why, ENOTSUP, "the %s backstore cannot be created from "
+                              "here; export one that exists", export->handler_name), "create");
+        return;
+    }
+    if (parse(call) == 0)
+        settle(call, export->handler->create(&export->dev, &call->why), "create");
+}
+
+static void end_create(struct call *call)
+{
+    struct export *export = call->export;
+    struct export_private *x = export->private;
+    export_done *done = x->made_done;
+
+    x->made_done = NULL;
+    if (call->result == 0)
+        export->state = EXPORT_READY;
+    done(x->store_arg, call->result, &call->why);
+}
+
+void export_create(struct export *export, export_done *done, void *arg)
+{
+    assert(export->state == EXPORT_CREATING);
+    export->private->made_done = done;
+    export->private->store_arg = arg;
+    start_call(export, work_create, end_create);
+}
+
+void export_create_cancel(struct export *export)
+{
+    if (export->state == EXPORT_CREATING && export->handler->cancel != NULL &&
+        export->private->parsed)
+        export->handler->cancel(&export->dev);
+}
+
+void export_create_progress(struct export *export, uint64_t *ret_done, uint64_t *ret_total)
+{
+    *ret_done = 0;
+    *ret_total = export->size;
+    if (export->state == EXPORT_CREATING && export->handler->progress != NULL &&
+        export->private->parsed)
+        export->handler->progress(&export->dev, ret_done, ret_total);
+    else if (export->state == EXPORT_READY)
+        *ret_done = export->size;
+}
+
+static void work_delete(struct call *call)
+{
+    struct export *export = call->export;
+    int r;
+
+    if (export->handler->delete == NULL) {
+        settle(call, nbd_fail(&call->why, ENOTSUP, "the %s backstore cannot be deleted from "
+                              "here; forget the export with \"keep-data\"",
+                              export->handler_name), "delete");
+        return;
+    }
+    if (parse(call) < 0)
+        return;
+    r = export->handler->delete(&export->dev, &call->why);
+    settle(call, r == -ENOENT ? 0 : r, "delete");
+}
+
+static void end_delete(struct call *call)
+{
+    struct export_private *x = call->export->private;
+    export_done *done = x->delete_done;
+
+    x->delete_done = NULL;
+    done(x->store_arg, call->result, &call->why);
+}
+
+void export_delete(struct export *export, export_done *done, void *arg)
+{
+    struct export_private *x = export->private;
+    struct nbd_failure why;
+
+    if (x->delete_done != NULL || export->handler == NULL) {
+        nbd_fail(&why, EBUSY, "export \"%s\" %s", export->name,
+                 export->handler == NULL ? "has no handler: it can only be forgotten "
+                                           "(\"keep-data\")" : "is being deleted");
+        done(arg, -EBUSY, &why);
+        return;
+    }
+    x->delete_done = done;
+    x->store_arg = arg;
+    x->close_soon = true;
+    advance(export);
+}
+
+/* ---- What comes next ---- */
+
+static void work_destroy(struct call *call)
+{
+    if (call->export->private->parsed && call->export->handler->destroy != NULL)
+        call->export->handler->destroy(&call->export->dev);
+}
+
+static void end_destroy(struct call *call)
+{
+    call->export->private->parsed = false;
+}
+
+static void vanish(struct export *export)
+{
+    void (*on_gone)(void *arg) = export->private->on_gone;
+    void *arg = export->private->gone_arg;
+
+    g_hash_table_remove(export->private->registry->leaving, export);
+    export_free(export);
+    if (on_gone != NULL)
+        on_gone(arg);
+}
+
+static void tell_closed(struct export_private *x)
+{
+    void (*on_closed)(void *arg) = x->on_closed;
+
+    x->on_closed = NULL;
+    if (on_closed != NULL)
+        on_closed(x->closed_arg);
+}
+
+static void advance_closed(struct export *export)
+{
+    struct export_private *x = export->private;
+
+    if (x->removed && x->waiters.length > 0) {
+        struct nbd_failure why;
+
+        nbd_fail(&why, ENOENT, "export \"%s\" has been removed", export->name);
+        answer_all(x, -ENOENT, &why);
+    }
+    if (x->delete_done != NULL)
+        start_call(export, work_delete, end_delete);
+    else if (x->waiters.length > 0)
+        start_call(export, work_open, end_open);
+    else if (x->removed && x->parsed)
+        start_call(export, work_destroy, end_destroy);
+    else if (x->removed)
+        vanish(export);
+    else
+        tell_closed(x);
+}
+
+static void advance(struct export *export)
+{
+    struct export_private *x = export->private;
+
+    if (x->busy)
+        return;
+    if (x->backstore == CLOSED) {
+        advance_closed(export);
+    } else if (x->waiters.length > 0 && !x->removed && x->delete_done == NULL) {
+        evtimer_del(x->linger);
+        answer_all(x, 0, NULL);
+    } else if (x->users == 0 && x->close_soon) {
+        evtimer_del(x->linger);
+        start_call(export, work_close, end_close);
+    }
+}
