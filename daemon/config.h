@@ -15,6 +15,8 @@
 /* Owned by whoever made it with config_new(). Strings are never NULL unless said. */
 struct config {
     char *config_file;  /* -C; may be absent when it is the default one */
+    char *conf_dir;     /* one file per export */
+    char *dir;          /* --dir: all of the instance is in here; "" = no such directory */
     char *state_file;   /* saveconfig.json */
     char *pid_file;     /* "" = none */
     char *lock_file;    /* "" = none */
@@ -36,7 +38,10 @@ struct config {
     unsigned drain_timeout_s;    /* at SIGTERM */
     enum nbd_log_level log_level;
     char *log_target;
+    char *user, *group; /* to run as, name or number; "" = as started */
     bool check_config;  /* --check-config: read, report, end */
+    bool foreground;    /* always: nothing here forks */
+    bool show_help, show_version; /* config_load() has done it */
 };
 
 struct config *config_new(void); /* the defaults */
@@ -50,7 +55,8 @@ enum config_verdict {
 
 /* Take the command line (words and options of nbd-runner(8)), read the configuration file
  * that it names, and fill *config. 0, or -EINVAL for usage (exit code 2), or another negative
- * errno for the file (exit code 3), with *why. */
+ * errno for the file (exit code 3; -EBADMSG for what is in it), with *why. With --dir makes
+ * that directory, but nothing in it. */
 int config_load(struct config *config, int argc, char **argv, enum config_verdict *ret_verdict,
                 struct nbd_failure *why);
 
