@@ -29,6 +29,7 @@ struct server {
     struct job_table *jobs;           /* * */
     struct store *store;              /* * */
     struct rpc_server *rpc;           /* * */
+    struct listener_set *rpc_listeners; /* * */
     struct listener_set *nbd_listeners;
 
     char boot_id[37];                 /* of this run of the daemon */
