@@ -198,6 +198,7 @@ static struct export *export_new(struct registry *registry, const struct export_
     export->pref_block = 4096;
     export->logical_block = 512;
     export->mappings = g_ptr_array_new();
+    export->blocked_tail = &export->blocked;
     set_opts(export, spec->opts);
     export->dev.name = export->name;
     export->dev.target = export->target;
@@ -399,9 +400,9 @@ static void on_call_end(void *arg)
     struct call *call = arg;
     struct export *export = call->export;
 
-    export->private->busy = false;
-    call->end(call);
+    call->end(call); /* still busy: what it sets off waits for the advance() below */
     g_free(call);
+    export->private->busy = false;
     advance(export);
 }
 

@@ -73,6 +73,8 @@ struct export {
     unsigned connections;              /* in transmission, or opening for it */
     unsigned max_connections;          /* 0: no limit of its own */
     struct export_counters counters;
+    unsigned blocking;                 /* requests on workers, for a handler that blocks */
+    struct request *blocked, **blocked_tail; /* that wait for a worker */
 
     /* Written by mapping.c: struct mapping *, owned there. */
     GPtrArray *mappings;

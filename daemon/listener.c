@@ -4,6 +4,7 @@
  */
 #include "listener.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
@@ -146,7 +147,8 @@ static int start_listening(struct listener_set *set, int fd, const char *path)
     listener->readable =
         event_new(loop_base(set->loop), fd, EV_READ | EV_PERSIST, on_acceptable, listener);
     g_ptr_array_add(set->listeners, listener);
-    return event_add(listener->readable, NULL) < 0 ? -ENOMEM : 0;
+    event_add(listener->readable, NULL);
+    return 0;
 }
 
 static void add_endpoint(struct listener_set *set, const char *host, int port)
@@ -177,6 +179,19 @@ static void set_port(struct sockaddr *address, int port)
         ((struct sockaddr_in *)address)->sin_port = htons((uint16_t)port);
 }
 
+/* What accepted sockets inherit, so that accepting costs no further system call: no delay,
+ * and a peer that is gone is noticed after a minute. */
+static void set_tcp_options(int fd)
+{
+    int on = 1, idle_s = 30, interval_s = 10, count = 3;
+
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof(interval_s));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
+}
+
 /* A socket bound to one address; `only_v6`: leave IPv4 to another socket. */
 static int bind_tcp(const struct addrinfo *ai, bool only_v6)
 {
@@ -186,7 +201,7 @@ static int bind_tcp(const struct addrinfo *ai, bool only_v6)
     if (fd < 0)
         return -errno;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)); /* inherited on accept */
+    set_tcp_options(fd);
     if (ai->ai_family == AF_INET6)
         setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6, sizeof(v6));
     if (bind(fd, ai->ai_addr, ai->ai_addrlen) < 0) {
@@ -208,6 +223,8 @@ static int listen_on(struct listener_set *set, struct addrinfo *ai, const char *
     r = start_listening(set, fd, NULL);
     if (r == 0)
         *port = bound_port(fd);
+    else
+        close(fd);
     return r;
 }
 
@@ -304,9 +321,36 @@ int listener_add_unix(struct listener_set *set, const char *path, unsigned mode,
         return nbd_fail(why, -r, "cannot listen on the socket %s: %s%s", path, strerror(-r),
                         r == -EADDRINUSE ? "; another server answers there" : "");
     }
-    if (chmod(path, mode) < 0 || (r = start_listening(set, fd, path)) < 0)
-        return nbd_fail(why, errno, "cannot listen on the socket %s: %s", path, strerror(errno));
+    r = chmod(path, mode) < 0 ? -errno : start_listening(set, fd, path);
+    if (r < 0) {
+        close(fd);
+        return nbd_fail(why, -r, "cannot listen on the socket %s: %s", path, strerror(-r));
+    }
     g_autofree char *host = g_strconcat("unix:", path, NULL);
     add_endpoint(set, host, 0);
     return 0;
+}
+
+char *listener_peer_name(int fd, const struct sockaddr *peer)
+{
+    char text[INET6_ADDRSTRLEN];
+    struct ucred who = { 0 };
+    socklen_t length = sizeof(who);
+
+    if (peer->sa_family == AF_INET) {
+        const struct sockaddr_in *in = (const struct sockaddr_in *)peer;
+
+        inet_ntop(AF_INET, &in->sin_addr, text, sizeof(text));
+        return g_strdup_printf("%s:%u", text, ntohs(in->sin_port));
+    }
+    if (peer->sa_family == AF_INET6) {
+        const struct sockaddr_in6 *in = (const struct sockaddr_in6 *)peer;
+        const char *shown;
+
+        inet_ntop(AF_INET6, &in->sin6_addr, text, sizeof(text));
+        shown = IN6_IS_ADDR_V4MAPPED(&in->sin6_addr) ? text + strlen("::ffff:") : text;
+        return g_strdup_printf(shown != text ? "%s:%u" : "[%s]:%u", shown, ntohs(in->sin6_port));
+    }
+    getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &length);
+    return g_strdup_printf("unix:%d", (int)who.pid);
 }

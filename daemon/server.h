@@ -29,6 +29,7 @@ struct server {
     struct job_table *jobs;           /* * */
     struct store *store;              /* * */
     struct rpc_server *rpc;           /* * */
+    struct control_gate *gate;        /* * */
     struct listener_set *rpc_listeners; /* * */
     struct listener_set *nbd_listeners;
 
@@ -37,5 +38,29 @@ struct server {
     bool stopping;                    /* draining: no new connections or jobs */
     struct export_counters counters;  /* of exports that are gone, and of the rest */
 };
+
+/* Exit codes of nbd-runner(8). */
+enum exit_code {
+    EXIT_OK = 0,
+    EXIT_RUNTIME = 1,
+    EXIT_USAGE = 2,
+    EXIT_CONFIG = 3,
+    EXIT_RUNNING = 4, /* another instance is */
+    EXIT_BIND = 5,
+};
+
+/* What `serve` and the daemon share: loop, workers, handlers, registry, clients. Takes over
+ * config. NULL with *why. */
+struct server *server_new(struct config *config, struct nbd_failure *why);
+
+/* The daemon's own: state, jobs, control port, all listeners. 0 or a negative errno; *ret_exit
+ * is then the exit code. */
+int server_start(struct server *server, enum exit_code *ret_exit, struct nbd_failure *why);
+
+/* Runs until SIGTERM, SIGINT (or SIGQUIT), and drains. The exit code. */
+int server_run(struct server *server);
+
+/* Takes down in reverse what is there. */
+void server_free(struct server *server);
 
 #endif

@@ -1,0 +1,885 @@
+/* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
+ *
+ * NBD clients. A turn of a connection: receive once into a buffer that all connections share,
+ * take every whole message out of it, submit and send what came of it in one go. Between
+ * turns an idle connection owns no buffer.
+ */
+#include "connection.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/sendfile.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <glib.h>
+
+#include "handshake.h"
+#include "listener.h"
+#include "log.h"
+#include "server.h"
+#include "transmission.h"
+
+#define IOV_MAX_USED 64
+#define TURN_BYTES (1u << 20)    /* inline work, and bytes sent, of one connection per turn */
+#define SMALL_RECEIVE 512        /* between large payloads: the next header, not its payload */
+#define FREE_REQUESTS_MAX 4096
+#define HANDSHAKES_BEYOND 4096   /* connections beyond the limit that are at least told so */
+
+struct connection_table {
+    struct server *server;
+    struct connection_limits limits;
+    struct connection *first, *last; /* in order of ids */
+    GHashTable *by_id;
+    uint64_t last_id;
+    unsigned count;
+    uint8_t *in, *out;               /* scratch buffers, SCRATCH_BYTES each */
+    struct connection *dirty;        /* to be looked after at the end of this turn */
+    struct event *look_after;
+    struct request *free_requests;
+    unsigned n_free_requests;
+    bool draining;
+};
+
+static void look_after(struct connection *conn);
+
+static const struct {
+    const char *name;
+    size_t (*receive)(struct connection *conn, const struct input *input);
+} phases[] = {
+    [PHASE_GREETING] = { "greeting", handshake_receive_flags },
+    [PHASE_OPTIONS] = { "options", handshake_receive_option },
+    [PHASE_OPENING] = { "opening", NULL },
+    [PHASE_TRANSMISSION] = { "transmission", transmission_receive },
+    [PHASE_DRAINING] = { "draining", NULL },
+    [PHASE_CLOSING] = { "closing", NULL },
+};
+
+/* ---- Names and logging ---- */
+
+void connection_log(const struct connection *conn, enum nbd_log_level level,
+                    const char *format, ...)
+{
+    char text[1024];
+    va_list args;
+
+    if (level > log_level())
+        return;
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    if (conn->export != NULL)
+        log_write(level, "client %s, export \"%s\": %s", conn->peer, conn->export->name, text);
+    else
+        log_write(level, "client %s: %s", conn->peer, text);
+}
+
+struct buffer_pool *connection_buffers(const struct connection *conn)
+{
+    return conn->server->buffers;
+}
+
+/* ---- Requests ---- */
+
+struct request *connection_request_new(struct connection *conn)
+{
+    struct connection_table *table = conn->table;
+    struct request *request = table->free_requests;
+
+    if (request != NULL) {
+        table->free_requests = request->next;
+        table->n_free_requests--;
+    } else {
+        request = g_new(struct request, 1);
+    }
+    request->conn = conn;
+    request->next = NULL;
+    request->buffer = NULL;
+    request->rq.data = NULL;
+    request->blocks = false;
+    request->received = request->sent = 0;
+    request->data = NULL;
+    request->data_length = 0;
+    request->head_length = request->tail_length = 0;
+    request->file = -1;
+    return request;
+}
+
+void connection_request_free(struct connection *conn, struct request *request)
+{
+    struct connection_table *table = conn->table;
+
+    if (request->buffer != NULL)
+        buffer_free(conn->server->buffers, request->buffer, request->buffer_size);
+    if (table->n_free_requests >= FREE_REQUESTS_MAX) {
+        g_free(request);
+        return;
+    }
+    request->next = table->free_requests;
+    table->free_requests = request;
+    table->n_free_requests++;
+}
+
+/* ---- Input that is kept between turns ---- */
+
+static uint8_t *kept_data(struct connection *conn)
+{
+    return conn->kept != NULL ? conn->kept : conn->part;
+}
+
+static void drop_kept(struct connection *conn)
+{
+    if (conn->kept != NULL)
+        buffer_free(conn->server->buffers, conn->kept, conn->kept_size);
+    conn->kept = NULL;
+    conn->kept_length = 0;
+}
+
+/* Keep what could not be taken; `data` is in the scratch buffer. */
+static void keep(struct connection *conn, const uint8_t *data, size_t length)
+{
+    if (length > sizeof(conn->part)) {
+        conn->kept = buffer_alloc(conn->server->buffers, length, true);
+        conn->kept_size = length;
+        if (conn->kept == NULL) {
+            connection_close(conn, "there is no memory for its input");
+            return;
+        }
+    }
+    memcpy(kept_data(conn), data, length);
+    conn->kept_length = length;
+}
+
+/* ---- Ending ---- */
+
+static void mark_dirty(struct connection *conn)
+{
+    struct connection_table *table = conn->table;
+
+    if (conn->dirty || conn->taking)
+        return;
+    conn->dirty = true;
+    conn->next_dirty = table->dirty;
+    if (table->dirty == NULL)
+        event_active(table->look_after, 0, 0);
+    table->dirty = conn;
+}
+
+void connection_enter(struct connection *conn, enum phase phase)
+{
+    if (log_level() >= NBD_LOG_DEBUG)
+        connection_log(conn, NBD_LOG_DEBUG, "%s -> %s", phases[conn->phase].name,
+                       phases[phase].name);
+    conn->phase = phase;
+    if (phase >= PHASE_TRANSMISSION && conn->deadline != NULL) {
+        event_free(conn->deadline);
+        conn->deadline = NULL;
+    }
+}
+
+void connection_close(struct connection *conn, const char *why)
+{
+    if (conn->phase == PHASE_CLOSING)
+        return;
+    conn->why = why;
+    connection_enter(conn, PHASE_CLOSING);
+    event_del(conn->readable);
+    event_del(conn->writable);
+    shutdown(conn->fd, SHUT_RDWR);
+    handshake_abandon(conn);
+    transmission_abandon(conn);
+    mark_dirty(conn);
+}
+
+void connection_finish(struct connection *conn, const char *why)
+{
+    if (conn->phase >= PHASE_DRAINING)
+        return;
+    conn->why = why;
+    connection_enter(conn, PHASE_DRAINING);
+    event_del(conn->readable);
+    handshake_abandon(conn);
+    transmission_abandon(conn);
+    mark_dirty(conn);
+}
+
+static void free_replies(struct connection *conn)
+{
+    while (conn->replies != NULL) {
+        struct request *request = conn->replies;
+
+        conn->replies = request->next;
+        connection_request_free(conn, request);
+    }
+    conn->replies_tail = &conn->replies;
+    conn->n_replies = 0;
+}
+
+static void release_out(struct connection *conn)
+{
+    if (conn->out_owned)
+        buffer_free(conn->server->buffers, conn->out, SCRATCH_BYTES);
+    conn->out = NULL;
+    conn->out_owned = false;
+    conn->out_length = conn->out_sent = 0;
+}
+
+static void unlink_from(struct connection_table *table, struct connection *conn)
+{
+    *(conn->previous != NULL ? &conn->previous->next : &table->first) = conn->next;
+    *(conn->next != NULL ? &conn->next->previous : &table->last) = conn->previous;
+    g_hash_table_remove(table->by_id, &conn->id);
+    table->count--;
+}
+
+/* Nothing refers to it any more. */
+static void reap(struct connection *conn)
+{
+    connection_log(conn, NBD_LOG_INFO, "disconnected: %s (%" G_GUINT64_FORMAT " requests, "
+                   "%" G_GUINT64_FORMAT " bytes read, %" G_GUINT64_FORMAT " written)", conn->why,
+                   conn->requests, conn->read_bytes, conn->write_bytes);
+    unlink_from(conn->table, conn);
+    free_replies(conn);
+    release_out(conn);
+    drop_kept(conn);
+    buffer_wait_cancel(conn->server->buffers, &conn->memory);
+    if (conn->mapping != NULL)
+        mapping_disconnected(conn->mapping);
+    if (conn->export != NULL) {
+        conn->export->connections--;
+        export_close(conn->export);
+    }
+    event_free(conn->readable);
+    event_free(conn->writable);
+    if (conn->deadline != NULL)
+        event_free(conn->deadline);
+    close(conn->fd);
+    g_free(conn->list_after);
+    g_free(conn->contexts_export);
+    g_free(conn->peer);
+    g_free(conn);
+}
+
+/* ---- Output ---- */
+
+/* Borrow the shared buffer, or one of our own while the shared one is lent. */
+static bool take_out(struct connection *conn)
+{
+    conn->out = conn->taking ? conn->table->out : NULL;
+    if (conn->out == NULL) {
+        conn->out = buffer_alloc(conn->server->buffers, SCRATCH_BYTES, true);
+        conn->out_owned = conn->out != NULL;
+    }
+    conn->out_length = conn->out_sent = 0;
+    return conn->out != NULL;
+}
+
+void *connection_reserve(struct connection *conn, size_t size)
+{
+    if (conn->out == NULL && !take_out(conn)) {
+        connection_close(conn, "there is no memory for its replies");
+        return NULL;
+    }
+    if (size > SCRATCH_BYTES - conn->out_length) {
+        conn->out_full = true;
+        return NULL;
+    }
+    return conn->out + conn->out_length;
+}
+
+void connection_commit(struct connection *conn, size_t size)
+{
+    conn->out_length += size;
+    mark_dirty(conn);
+}
+
+void connection_queue_reply(struct connection *conn, struct request *request)
+{
+    if (conn->phase == PHASE_CLOSING) {
+        connection_request_free(conn, request);
+    } else {
+        request->next = NULL;
+        *conn->replies_tail = request;
+        conn->replies_tail = &request->next;
+        conn->n_replies++;
+    }
+    mark_dirty(conn);
+}
+
+static size_t reply_size(const struct request *request)
+{
+    return request->head_length + request->data_length + request->tail_length;
+}
+
+static void pop_reply(struct connection *conn)
+{
+    struct request *request = conn->replies;
+
+    conn->replies = request->next;
+    if (conn->replies == NULL)
+        conn->replies_tail = &conn->replies;
+    conn->n_replies--;
+    connection_request_free(conn, request);
+}
+
+/* What one sendmsg() is to send. */
+struct batch {
+    struct iovec iov[IOV_MAX_USED];
+    unsigned n;
+    size_t bytes;
+    bool file_next; /* then data from a file */
+};
+
+static bool batch_add(struct batch *batch, const void *data, size_t length)
+{
+    if (length == 0)
+        return true;
+    if (batch->n == IOV_MAX_USED)
+        return false;
+    batch->iov[batch->n++] = (struct iovec){ (void *)data, length };
+    batch->bytes += length;
+    return true;
+}
+
+/* One piece of a reply, `skip` bytes of which are sent already (updated). */
+static bool batch_add_piece(struct batch *batch, const void *data, size_t length, size_t *skip)
+{
+    size_t n = MIN(*skip, length);
+
+    *skip -= n;
+    return batch_add(batch, (const uint8_t *)data + n, length - n);
+}
+
+/* All of a reply that is not sent yet; false: no further reply may follow in this batch. */
+static bool batch_add_reply(struct batch *batch, const struct request *request)
+{
+    size_t skip = request->sent;
+
+    if (!batch_add_piece(batch, request->head, request->head_length, &skip))
+        return false;
+    if (request->file >= 0 && skip < request->data_length) {
+        batch->file_next = true;
+        return false;
+    }
+    if (request->file >= 0)
+        skip -= request->data_length;
+    else if (!batch_add_piece(batch, request->data, request->data_length, &skip))
+        return false;
+    return batch_add_piece(batch, request->tail, request->tail_length, &skip);
+}
+
+static void make_batch(const struct connection *conn, struct batch *batch)
+{
+    const struct request *request = conn->replies;
+
+    batch->n = 0;
+    batch->bytes = 0;
+    batch->file_next = false;
+    /* A reply that has begun goes on before anything else. */
+    if (request != NULL && request->sent > 0) {
+        if (!batch_add_reply(batch, request))
+            return;
+        request = request->next;
+    }
+    batch_add(batch, conn->out + conn->out_sent, conn->out_length - conn->out_sent);
+    while (request != NULL && batch->n < IOV_MAX_USED && batch->bytes < TURN_BYTES) {
+        if (!batch_add_reply(batch, request))
+            return;
+        request = request->next;
+    }
+}
+
+/* Account for bytes that have left, in the order of make_batch(). */
+static void sent_reply_bytes(struct connection *conn, size_t *n)
+{
+    struct request *request = conn->replies;
+    size_t part = MIN(*n, reply_size(request) - request->sent);
+
+    request->sent += part;
+    *n -= part;
+    if (request->sent == reply_size(request))
+        pop_reply(conn);
+}
+
+static void sent(struct connection *conn, size_t n)
+{
+    size_t part;
+
+    if (conn->replies != NULL && conn->replies->sent > 0)
+        sent_reply_bytes(conn, &n);
+    part = MIN(n, conn->out_length - conn->out_sent);
+    conn->out_sent += part;
+    n -= part;
+    if (conn->out_sent == conn->out_length)
+        conn->out_sent = conn->out_length = 0;
+    while (n > 0)
+        sent_reply_bytes(conn, &n);
+}
+
+/* The data of the first reply, from its file; bytes, 0: it cannot now, or negative errno. */
+static ssize_t send_file(struct connection *conn)
+{
+    struct request *request = conn->replies;
+    size_t done = request->sent - request->head_length;
+    off_t offset = request->file_offset + (off_t)done;
+    size_t want = MIN(request->data_length - done, TURN_BYTES / 2);
+    ssize_t n = sendfile(conn->fd, request->file, &offset, want);
+
+    if (n > 0)
+        sent(conn, (size_t)n);
+    else if (n == 0)
+        transmission_file_failed(conn, request, -EIO); /* it has become shorter */
+    else if (errno == EIO)
+        transmission_file_failed(conn, request, -EIO);
+    else
+        return -errno;
+    return n > 0 ? n : 0;
+}
+
+static ssize_t send_batch(struct connection *conn, const struct batch *batch)
+{
+    struct msghdr message = { .msg_iov = (struct iovec *)batch->iov, .msg_iovlen = batch->n };
+    ssize_t n = sendmsg(conn->fd, &message,
+                        MSG_NOSIGNAL | MSG_DONTWAIT | (batch->file_next ? MSG_MORE : 0));
+
+    if (n < 0)
+        return -errno;
+    sent(conn, (size_t)n);
+    return n;
+}
+
+static bool has_output(const struct connection *conn)
+{
+    return conn->out_length > conn->out_sent || conn->replies != NULL;
+}
+
+/* At the end of a turn: output that could not leave must not stay in the shared buffer, and
+ * nobody keeps an empty one. */
+static void settle_out(struct connection *conn)
+{
+    size_t length = conn->out_length - conn->out_sent;
+    uint8_t *own;
+
+    if (length == 0) {
+        release_out(conn);
+    } else if (!conn->out_owned) {
+        own = buffer_alloc(conn->server->buffers, SCRATCH_BYTES, true);
+        if (own == NULL) {
+            release_out(conn);
+            connection_close(conn, "there is no memory for its replies");
+            return;
+        }
+        memcpy(own, conn->out + conn->out_sent, length);
+        conn->out = own;
+        conn->out_owned = true;
+        conn->out_length = length;
+        conn->out_sent = 0;
+    }
+}
+
+/* Send as much as the socket takes and fairness allows. */
+static void flush(struct connection *conn)
+{
+    size_t budget = TURN_BYTES;
+    struct batch batch;
+    ssize_t n;
+
+    while (has_output(conn) && conn->phase != PHASE_CLOSING) {
+        if (budget == 0) {
+            event_add(conn->writable, NULL); /* the others go first */
+            return;
+        }
+        make_batch(conn, &batch);
+        n = batch.n > 0 ? send_batch(conn, &batch) : send_file(conn);
+        if (n == -EAGAIN) {
+            event_add(conn->writable, NULL);
+            return;
+        }
+        if (n < 0 && n != -EINTR)
+            connection_close(conn, n == -EPIPE || n == -ECONNRESET ? "the client went away"
+                                                                   : strerror((int)-n));
+        budget -= MIN(budget, (size_t)MAX(n, 0));
+    }
+}
+
+/* ---- Input ---- */
+
+/* Hand whole messages to the phase. Returns the bytes that are left. */
+static size_t take_messages(struct connection *conn, uint8_t *data, size_t length)
+{
+    struct input input = { data, length };
+
+    conn->out_full = false;
+    while (input.length > 0 && !conn->paused && phases[conn->phase].receive != NULL) {
+        size_t taken;
+
+        if (conn->taken_bytes >= TURN_BYTES) {
+            conn->again = true;
+            break;
+        }
+        taken = phases[conn->phase].receive(conn, &input);
+        input.data += taken;
+        input.length -= taken;
+        if (taken == 0)
+            break;
+    }
+    memmove(data, input.data, input.length == length ? 0 : input.length);
+    return input.length;
+}
+
+/* Take what is in the scratch buffer, and send what comes of it, until nothing moves. */
+static void take(struct connection *conn, uint8_t *scratch, size_t length)
+{
+    conn->taken_bytes = 0;
+    conn->again = false;
+    do {
+        length = take_messages(conn, scratch, length);
+        if (conn->export != NULL)
+            request_submit_batch(conn->export);
+        flush(conn);
+    } while (conn->out_full && length > 0 && !has_output(conn) && !conn->again &&
+             conn->phase < PHASE_DRAINING);
+    if (conn->phase >= PHASE_DRAINING)
+        length = 0;
+    keep(conn, scratch, length);
+    if (length > 0 && conn->out_full && has_output(conn))
+        conn->paused = true;
+}
+
+static void on_end_of_input(struct connection *conn, ssize_t n, int error, size_t kept)
+{
+    if (n < 0)
+        connection_close(conn, error == ECONNRESET ? "the client went away" : strerror(error));
+    else if (kept > 0 || conn->receiving != NULL)
+        connection_close(conn, "the client closed the connection in the middle of a message");
+    else
+        connection_finish(conn, "the client closed the connection");
+}
+
+/* Receive once: first what is missing of a payload, then behind `*length` bytes of scratch.
+ * False: nothing came. */
+static bool receive(struct connection *conn, uint8_t *scratch, size_t *length)
+{
+    struct request *request = conn->receiving;
+    size_t room = conn->large_writes ? SMALL_RECEIVE : SCRATCH_BYTES - *length, part = 0;
+    struct iovec iov[2] = { { NULL, 0 }, { scratch + *length, room } };
+    ssize_t n;
+
+    if (request != NULL)
+        iov[0] = (struct iovec){ (uint8_t *)request->buffer + request->received,
+                                 request->length - request->received };
+    n = readv(conn->fd, request != NULL ? iov : iov + 1, request != NULL ? 2 : 1);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return false;
+    if (n <= 0) {
+        on_end_of_input(conn, n, errno, *length);
+        return false;
+    }
+    if (request != NULL) {
+        part = MIN((size_t)n, iov[0].iov_len);
+        request->received += part;
+        if (request->received == request->length)
+            transmission_payload_complete(conn);
+    }
+    *length += (size_t)n - part;
+    conn->active_ns = loop_now_ns();
+    return true;
+}
+
+static void end_turn(struct connection *conn)
+{
+    settle_out(conn);
+    conn->taking = false;
+    look_after(conn);
+}
+
+static void turn(struct connection *conn)
+{
+    uint8_t *scratch = conn->table->in;
+    size_t length = conn->kept_length;
+    bool again = conn->again;
+
+    conn->taking = true;
+    memcpy(scratch, kept_data(conn), length);
+    drop_kept(conn);
+    if (again || receive(conn, scratch, &length)) {
+        take(conn, scratch, length);
+    } else {
+        flush(conn);
+        keep(conn, scratch, length);
+    }
+    end_turn(conn);
+}
+
+static void on_readable(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    turn(arg);
+}
+
+static void on_writable(evutil_socket_t fd, short what, void *arg)
+{
+    struct connection *conn = arg;
+
+    (void)fd;
+    (void)what;
+    flush(conn);
+    end_turn(conn);
+}
+
+/* Wait for input, or go on with what was kept. */
+static void arm(struct connection *conn)
+{
+    if (conn->paused || conn->phase == PHASE_OPENING) {
+        event_del(conn->readable);
+        return;
+    }
+    if (!event_pending(conn->readable, EV_READ, NULL))
+        event_add(conn->readable, NULL);
+    if (conn->again)
+        event_active(conn->readable, EV_READ, 0);
+}
+
+void connection_resume(struct connection *conn)
+{
+    if (conn->phase >= PHASE_DRAINING)
+        return;
+    conn->paused = false;
+    conn->again = conn->kept_length > 0;
+    if (!conn->taking)
+        arm(conn);
+}
+
+/* ---- At the end of a turn ---- */
+
+static bool may_go_on(const struct connection *conn)
+{
+    return conn->paused && !conn->memory.waiting && conn->phase != PHASE_OPENING &&
+           conn->in_flight + conn->n_replies < IN_FLIGHT_MAX &&
+           !(conn->out_full && has_output(conn));
+}
+
+/* Arm what the connection waits for; end it when its time has come. */
+static void look_after(struct connection *conn)
+{
+    if (conn->phase == PHASE_DRAINING && conn->in_flight == 0 && !has_output(conn))
+        connection_close(conn, conn->why);
+    if (conn->phase == PHASE_CLOSING) {
+        if (conn->in_flight == 0)
+            mark_dirty(conn); /* reaped from the list, where nothing is on the stack */
+        return;
+    }
+    if (conn->phase == PHASE_DRAINING)
+        return;
+    if (may_go_on(conn))
+        connection_resume(conn);
+    else
+        arm(conn);
+}
+
+static void on_look_after(evutil_socket_t fd, short what, void *arg)
+{
+    struct connection_table *table = arg;
+    struct connection *conn;
+
+    (void)fd;
+    (void)what;
+    while ((conn = table->dirty) != NULL) {
+        table->dirty = conn->next_dirty;
+        conn->dirty = false;
+        if (conn->phase == PHASE_CLOSING && conn->in_flight == 0) {
+            reap(conn);
+            continue;
+        }
+        conn->taking = true;
+        flush(conn);
+        end_turn(conn);
+    }
+}
+
+/* ---- Accepting ---- */
+
+static void on_deadline(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    connection_close(arg, "it did not finish the handshake in time");
+}
+
+static void on_memory(void *arg)
+{
+    struct connection *conn = arg;
+
+    connection_resume(conn);
+}
+
+static bool make_events(struct connection *conn)
+{
+    struct event_base *base = loop_base(conn->server->loop);
+    struct timeval limit = { .tv_sec = conn->table->limits.negotiation_timeout_s };
+
+    conn->readable = event_new(base, conn->fd, EV_READ | EV_PERSIST, on_readable, conn);
+    conn->writable = event_new(base, conn->fd, EV_WRITE, on_writable, conn);
+    conn->deadline = evtimer_new(base, on_deadline, conn);
+    return event_add(conn->readable, NULL) == 0 && evtimer_add(conn->deadline, &limit) == 0;
+}
+
+static void append(struct connection_table *table, struct connection *conn)
+{
+    conn->id = ++table->last_id;
+    conn->previous = table->last;
+    *(table->last != NULL ? &table->last->next : &table->first) = conn;
+    table->last = conn;
+    g_hash_table_insert(table->by_id, &conn->id, conn);
+    table->count++;
+}
+
+void connection_accept(void *arg, int fd, const struct sockaddr *peer)
+{
+    struct connection_table *table = arg;
+    struct connection *conn;
+
+    if (table->draining || table->count >= table->limits.max_connections + HANDSHAKES_BEYOND) {
+        g_autofree char *name = listener_peer_name(fd, peer);
+
+        log_warning("client %s: closed at once: %s", name,
+                    table->draining ? "the server is shutting down"
+                                    : "far beyond max_connections");
+        close(fd);
+        return;
+    }
+    conn = g_new0(struct connection, 1);
+    conn->table = table;
+    conn->server = table->server;
+    conn->fd = fd;
+    conn->peer = listener_peer_name(fd, peer);
+    conn->over_limit = table->count >= table->limits.max_connections;
+    conn->since_us = g_get_real_time();
+    conn->active_ns = loop_now_ns();
+    conn->replies_tail = &conn->replies;
+    conn->memory.wake = on_memory;
+    conn->memory.arg = conn;
+    append(table, conn);
+    if (!make_events(conn)) {
+        connection_close(conn, "there is no memory for it");
+        return;
+    }
+    connection_log(conn, NBD_LOG_DEBUG, "connected");
+    conn->taking = true;
+    handshake_greet(conn);
+    flush(conn);
+    end_turn(conn);
+}
+
+/* ---- The table ---- */
+
+struct connection_table *connection_table_new(struct server *server,
+                                              const struct connection_limits *limits)
+{
+    struct connection_table *table = g_new0(struct connection_table, 1);
+
+    table->server = server;
+    table->limits = *limits;
+    table->by_id = g_hash_table_new(g_int64_hash, g_int64_equal);
+    table->in = g_malloc(SCRATCH_BYTES);
+    table->out = g_malloc(SCRATCH_BYTES);
+    table->look_after = event_new(loop_base(server->loop), -1, 0, on_look_after, table);
+    return table;
+}
+
+void connection_table_free(struct connection_table *table)
+{
+    if (table == NULL)
+        return;
+    while (table->first != NULL) {
+        connection_close(table->first, "the server is shutting down");
+        reap(table->first);
+    }
+    while (table->free_requests != NULL) {
+        struct request *request = table->free_requests;
+
+        table->free_requests = request->next;
+        g_free(request);
+    }
+    event_free(table->look_after);
+    g_hash_table_destroy(table->by_id);
+    g_free(table->in);
+    g_free(table->out);
+    g_free(table);
+}
+
+void connection_table_drain(struct connection_table *table)
+{
+    table->draining = true;
+    for (struct connection *conn = table->first; conn != NULL; conn = conn->next)
+        connection_finish(conn, "the server is shutting down");
+}
+
+unsigned connection_count(const struct connection_table *table)
+{
+    return table->count;
+}
+
+unsigned connection_in_flight(const struct connection_table *table)
+{
+    unsigned n = 0;
+
+    for (const struct connection *conn = table->first; conn != NULL; conn = conn->next)
+        n += conn->in_flight;
+    return n;
+}
+
+struct connection *connection_next(struct connection_table *table, uint64_t after_id)
+{
+    struct connection *conn = table->first;
+
+    while (conn != NULL && conn->id <= after_id)
+        conn = conn->next;
+    return conn;
+}
+
+void connection_describe(const struct connection *conn, struct connection_info *ret_info)
+{
+    *ret_info = (struct connection_info){
+        .id = conn->id,
+        .export_name = conn->export != NULL ? conn->export->name : NULL,
+        .peer = conn->peer,
+        .phase = phases[conn->phase].name,
+        .cookie = conn->mapping != NULL ? conn->mapping->cookie : NULL,
+        .since_us = conn->since_us,
+        .last_activity_us = g_get_real_time() - (loop_now_ns() - conn->active_ns) / 1000,
+        .requests = conn->requests,
+        .read_bytes = conn->read_bytes,
+        .write_bytes = conn->write_bytes,
+        .in_flight = conn->in_flight,
+        .structured = conn->structured,
+    };
+}
+
+bool connection_kick(struct connection_table *table, uint64_t id, const char *reason)
+{
+    struct connection *conn = g_hash_table_lookup(table->by_id, &id);
+
+    if (conn == NULL)
+        return false;
+    connection_log(conn, NBD_LOG_INFO, "kicked: %s", reason);
+    connection_close(conn, "kicked by the operator");
+    return true;
+}
+
+unsigned connection_kick_export(struct connection_table *table, const struct export *export,
+                                const char *reason)
+{
+    unsigned n = 0;
+
+    for (struct connection *conn = table->first; conn != NULL; conn = conn->next) {
+        if (conn->export != export || conn->phase == PHASE_CLOSING)
+            continue;
+        connection_log(conn, NBD_LOG_INFO, "kicked: %s", reason);
+        connection_close(conn, "its export went away");
+        n++;
+    }
+    return n;
+}

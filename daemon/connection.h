@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
+ *
+ * NBD clients: one connection each. Here: sockets, receiving and sending in batches, phases,
+ * limits in time and number, how a connection ends. What the bytes mean is handshake.c's and
+ * transmission.c's. Loop thread only.
+ */
+#ifndef NR_CONNECTION_H
+#define NR_CONNECTION_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+#include "buffer.h"
+#include "export.h"
+#include "mapping.h"
+#include "request.h"
+
+#define SCRATCH_BYTES (256u << 10)   /* received, and answered, per turn of the loop at most */
+#define INLINE_BYTES_MAX (64u << 10) /* a reply that is built in the scratch buffer */
+#define IN_FLIGHT_MAX 1024           /* requests of one connection */
+
+enum phase {
+    PHASE_GREETING,     /* sent ours, waiting for the client's flags */
+    PHASE_OPTIONS,
+    PHASE_OPENING,      /* the export that an option named is being opened */
+    PHASE_TRANSMISSION,
+    PHASE_DRAINING,     /* soft disconnect: answers what is in flight, reads nothing */
+    PHASE_CLOSING,      /* hard disconnect: freed once nothing is in flight */
+};
+
+/* Bytes that have come in and were not taken yet. */
+struct input {
+    uint8_t *data;
+    size_t length;
+};
+
+struct connection {
+    struct connection_table *table; /* not owned */
+    struct server *server;          /* not owned */
+    struct connection *next, *previous;
+    uint64_t id;
+    int fd;
+    enum phase phase;
+    char *peer;                     /* "127.0.0.1:40312", "unix:PID" */
+    const char *why;                /* it ends, for the log */
+    int64_t since_us;
+    int64_t active_ns;              /* loop_now_ns() of the last bytes received */
+    struct event *readable, *writable;
+    struct event *deadline;         /* of the handshake; NULL later */
+
+    /* Input that is kept between turns: a part of a message, or whole ones that have to
+     * wait. Small parts live in `part`. */
+    uint8_t part[32];
+    uint8_t *kept;                  /* from the buffer pool when larger */
+    size_t kept_length, kept_size;
+
+    /* Output, in this order: what was begun (first of `replies`, if sent > 0), `out`, then
+     * `replies`. */
+    uint8_t *out;                   /* the table's scratch, or a buffer of our own */
+    size_t out_length, out_sent;
+    bool out_owned;
+    struct request *replies, **replies_tail;
+    unsigned n_replies;
+
+    bool dirty;                     /* in the table's list of those to be looked after */
+    bool out_full;                  /* a reply did not fit; go on when some has been sent */
+    bool paused;                    /* takes no input until connection_resume() */
+    bool again;                     /* has kept input that may be taken without new bytes */
+    bool taking;                    /* in its turn: what completes is flushed at the end */
+    bool over_limit;                /* may negotiate, but not use an export */
+    struct connection *next_dirty;
+    struct buffer_waiter memory;    /* waits for a payload buffer */
+
+    /* handshake.c: */
+    bool no_zeroes, structured, extended;
+    unsigned n_options;
+    uint64_t option_drain;          /* bytes of an option that are skipped */
+    char *list_after;               /* a LIST goes on behind this name */
+    struct opening *opening;        /* the option that waits for an export */
+    unsigned contexts;              /* what SET_META_CONTEXT chose, a bit each */
+    char *contexts_export;          /* and for which export; NULL: nothing */
+
+    /* transmission.c: */
+    struct export *export;          /* a user of it; NULL before */
+    struct mapping *mapping;        /* that it carries, or NULL; not owned */
+    bool readonly;
+    uint16_t flags;                 /* transmission flags as they were told */
+    struct request *receiving;      /* its payload is coming in */
+    uint64_t payload_drain;         /* bytes of a refused payload that are skipped */
+    bool large_writes;              /* the last payload was large: receive only headers */
+    unsigned in_flight;             /* submitted, not completed */
+    size_t taken_bytes;             /* of inline work this turn */
+    uint64_t requests, read_bytes, write_bytes;
+};
+
+struct connection_table;
+
+struct connection_limits {
+    unsigned max_connections;
+    unsigned negotiation_timeout_s;
+};
+
+struct connection_table *connection_table_new(struct server *server,
+                                              const struct connection_limits *limits);
+/* All are closed; nothing may be in flight. */
+void connection_table_free(struct connection_table *table);
+
+/* The callback for listener_set_new(); arg is the table. */
+void connection_accept(void *table, int fd, const struct sockaddr *peer);
+
+/* Begin to end them all: no new handshakes; each is closed when its requests are answered. */
+void connection_table_drain(struct connection_table *table);
+unsigned connection_count(const struct connection_table *table);
+unsigned connection_in_flight(const struct connection_table *table); /* requests, of all */
+
+/* ---- For the control port ---- */
+
+struct connection_info {
+    uint64_t id;
+    const char *export_name, *peer, *phase, *cookie; /* export_name, cookie: NULL = none */
+    int64_t since_us, last_activity_us;
+    uint64_t requests, read_bytes, write_bytes;
+    unsigned in_flight;
+    bool structured;
+};
+
+/* In order of ids; after_id 0: the first. */
+struct connection *connection_next(struct connection_table *table, uint64_t after_id);
+void connection_describe(const struct connection *conn, struct connection_info *ret_info);
+bool connection_kick(struct connection_table *table, uint64_t id, const char *reason);
+unsigned connection_kick_export(struct connection_table *table, const struct export *export,
+                                const char *reason);
+
+/* ---- For handshake.c and transmission.c ---- */
+
+/* Room for `size` bytes of output (at most SCRATCH_BYTES), or NULL when the output is full:
+ * then stop and return 0 from the parser; it is called again when there is room. */
+void *connection_reserve(struct connection *conn, size_t size);
+void connection_commit(struct connection *conn, size_t size);
+
+/* Queue a reply of its own memory; flushed at the end of the turn. */
+void connection_queue_reply(struct connection *conn, struct request *request);
+
+/* Hard disconnect. Safe anywhere, any number of times; conn stays valid until control returns
+ * to the loop. `why` is a constant. */
+void connection_close(struct connection *conn, const char *why);
+
+/* Soft disconnect: answer what is in flight, then close. */
+void connection_finish(struct connection *conn, const char *why);
+
+void connection_enter(struct connection *conn, enum phase phase);
+
+/* Take input again, after a pause, an opening or a completion. */
+void connection_resume(struct connection *conn);
+
+struct request *connection_request_new(struct connection *conn);
+void connection_request_free(struct connection *conn, struct request *request);
+
+struct buffer_pool *connection_buffers(const struct connection *conn);
+
+__attribute__((format(printf, 3, 4)))
+void connection_log(const struct connection *conn, enum nbd_log_level level,
+                    const char *format, ...);
+
+#endif

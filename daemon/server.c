@@ -1,0 +1,333 @@
+/* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
+ *
+ * The root of the daemon: what starts and stops in which order, and the signals.
+ */
+#include "server.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "buffer.h"
+#include "connection.h"
+#include "control.h"
+#include "instance.h"
+#include "job.h"
+#include "listener.h"
+#include "log.h"
+#include "mapping.h"
+#include "rpc_server.h"
+#include "store.h"
+
+#define WORKER_THREADS 64
+#define DRAIN_POLL_MS 20
+
+/* ---- Start ---- */
+
+/* Each client is a descriptor, and so is each open backstore: take all that we may have. */
+static void raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+static void load_handlers(struct server *server)
+{
+    server->handler_config.threads = server->config->threads;
+    server->handler_config.gluster_host = server->config->gluster_host;
+    server->handler_config.file_roots = (const char *const *)server->config->file_roots;
+    server->handlers = handler_set_load(server->config->handler_dir, &server->handler_config,
+                                        server->loop, server->workers);
+}
+
+struct server *server_new(struct config *config, struct nbd_failure *why)
+{
+    struct server *server = g_new0(struct server, 1);
+    struct connection_limits limits = { config->max_connections,
+                                        config->negotiation_timeout_s };
+    g_autofree char *boot_id = g_uuid_string_random();
+
+    signal(SIGPIPE, SIG_IGN);
+    raise_descriptor_limit();
+    server->config = config;
+    server->started_us = g_get_real_time();
+    g_strlcpy(server->boot_id, boot_id, sizeof(server->boot_id));
+    server->loop = loop_new();
+    if (server->loop == NULL) {
+        nbd_fail(why, errno, "cannot make the event loop: %s", strerror(errno));
+        server_free(server);
+        return NULL;
+    }
+    server->workers = worker_pool_new(server->loop, WORKER_THREADS);
+    load_handlers(server);
+    server->registry = registry_new(server);
+    server->buffers = buffer_pool_new(server->loop, config->max_inflight_bytes);
+    server->connections = connection_table_new(server, &limits);
+    server->mappings = mapping_table_new(server);
+    server->nbd_listeners =
+        listener_set_new(server->loop, connection_accept, server->connections);
+    return server;
+}
+
+static void on_rpc_accept(void *arg, int fd, const struct sockaddr *peer)
+{
+    struct server *server = arg;
+    g_autofree char *name = listener_peer_name(fd, peer);
+
+    rpc_server_accept(server->rpc, fd, name, control_gate_allows(server->gate, fd, peer));
+}
+
+/* A configured list of hosts, or every address. All get the port of the first one. */
+static int listen_on(struct listener_set *set, char **hosts, int port, struct nbd_failure *why)
+{
+    int r = 0;
+
+    if (hosts == NULL || hosts[0] == NULL)
+        return listener_add_tcp(set, NULL, port, why);
+    for (char **host = hosts; r == 0 && *host != NULL; host++) {
+        r = listener_add_tcp(set, *host, port, why);
+        if (r == 0 && port == 0)
+            port = ((struct endpoint *)listener_endpoints(set)->pdata[0])->port;
+    }
+    return r;
+}
+
+static int make_parent(const char *path, struct nbd_failure *why)
+{
+    g_autofree char *directory = g_path_get_dirname(path);
+
+    if (g_mkdir_with_parents(directory, 0755) < 0)
+        return nbd_fail(why, errno, "cannot make the directory %s: %s", directory,
+                        strerror(errno));
+    return 0;
+}
+
+static int open_ports(struct server *server, struct nbd_failure *why)
+{
+    const struct config *config = server->config;
+    struct listener_set *nbd = server->nbd_listeners, *rpc = server->rpc_listeners;
+    int r = listen_on(nbd, config->nbd_hosts, config->nbd_port, why);
+
+    if (r == 0)
+        r = listen_on(rpc, config->rpc_hosts, config->rpc_port, why);
+    if (r == 0 && config->nbd_socket[0] != '\0' &&
+        (r = make_parent(config->nbd_socket, why)) == 0)
+        r = listener_add_unix(nbd, config->nbd_socket, 0666, why);
+    if (r == 0 && config->rpc_socket[0] != '\0' &&
+        (r = make_parent(config->rpc_socket, why)) == 0)
+        r = listener_add_unix(rpc, config->rpc_socket, 0660, why);
+    return r;
+}
+
+/* Below --dir we make the place for images; elsewhere that is the administrator's. */
+static void make_roots(const struct config *config)
+{
+    for (char **root = config->file_roots; root != NULL && *root != NULL; root++)
+        if (config->dir[0] != '\0' && mkdir(*root, 0700) < 0 && errno != EEXIST)
+            log_warning("cannot make the directory %s: %s", *root, strerror(errno));
+}
+
+static void announce(const struct server *server)
+{
+    g_autoptr(GString) text = g_string_new(NULL);
+    const GPtrArray *sets[] = { listener_endpoints(server->rpc_listeners),
+                                listener_endpoints(server->nbd_listeners) };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(sets); i++) {
+        g_string_append(text, i == 0 ? "rpc" : ", nbd");
+        for (guint j = 0; j < sets[i]->len; j++) {
+            const struct endpoint *e = sets[i]->pdata[j];
+
+            if (g_str_has_prefix(e->host, "unix:"))
+                g_string_append_printf(text, " %s", e->host);
+            else
+                g_string_append_printf(text, strchr(e->host, ':') != NULL ? " [%s]:%d" : " %s:%d",
+                                       e->host[0] != '\0' ? e->host : "*", e->port);
+        }
+    }
+    log_info("nbd-runner %s is ready: %s; %u exports", PACKAGE_VERSION, text->str,
+             registry_size(server->registry));
+}
+
+int server_start(struct server *server, enum exit_code *ret_exit, struct nbd_failure *why)
+{
+    const struct config *config = server->config;
+    struct rpc_limits limits = { .max_clients = config->rpc_max_clients,
+                                 .record_bytes = 1u << 20, .record_timeout_s = 10,
+                                 .idle_timeout_s = 300 };
+    struct rpc_program program;
+    int r = instance_lock(config->lock_file, why);
+
+    *ret_exit = r == -EALREADY ? EXIT_RUNNING : EXIT_CONFIG;
+    if (r < 0)
+        return r;
+    make_roots(config);
+    server->gate = control_gate_new((const char *const *)config->rpc_allow, why);
+    if (server->gate == NULL)
+        return -EINVAL;
+    server->jobs = job_table_new(server);
+    server->store = store_new(server, config->state_file);
+    r = store_load(server->store, why);
+    if (r < 0)
+        return r;
+    program = control_program(server);
+    server->rpc = rpc_server_new(server->loop, &program, &limits);
+    server->rpc_listeners = listener_set_new(server->loop, on_rpc_accept, server);
+    *ret_exit = EXIT_BIND;
+    r = open_ports(server, why);
+    if (r < 0)
+        return r;
+    *ret_exit = EXIT_CONFIG;
+    r = instance_write_pid(config->pid_file, why);
+    if (r == 0)
+        announce(server);
+    return r;
+}
+
+/* ---- Run ---- */
+
+/* The end of the daemon, step by step. */
+struct ending {
+    struct server *server;
+    struct event *poll;
+    int64_t deadline_ns;
+    bool saving, saved;
+    int exit_code;
+};
+
+static void on_saved(void *arg, int result, const struct nbd_failure *why)
+{
+    struct ending *ending = arg;
+
+    if (result < 0) {
+        log_error("the state could not be saved: %s", why->message);
+        ending->exit_code = EXIT_RUNTIME;
+    }
+    ending->saved = true;
+}
+
+/* Nothing that was accepted is left to do, or the time is over. */
+static bool has_drained(struct ending *ending)
+{
+    const struct server *server = ending->server;
+
+    if (loop_now_ns() > ending->deadline_ns) {
+        log_warning("stopping with %u connections that did not end in time",
+                    connection_count(server->connections));
+        return true;
+    }
+    if (connection_count(server->connections) > 0 ||
+        (server->jobs != NULL && job_running_count(server->jobs) > 0))
+        return false;
+    if (server->store == NULL || ending->saved)
+        return true;
+    if (!ending->saving) {
+        ending->saving = true;
+        store_save(server->store, on_saved, ending);
+    }
+    return ending->saved;
+}
+
+static void on_drain_poll(evutil_socket_t fd, short what, void *arg)
+{
+    struct ending *ending = arg;
+
+    (void)fd;
+    (void)what;
+    if (has_drained(ending))
+        loop_stop(ending->server->loop);
+    else
+        evtimer_add(ending->poll, &(struct timeval){ .tv_usec = DRAIN_POLL_MS * 1000 });
+}
+
+static void on_stop_signal(evutil_socket_t signal_number, short what, void *arg)
+{
+    struct ending *ending = arg;
+    struct server *server = ending->server;
+
+    (void)what;
+    if (server->stopping) {
+        log_warning("a second signal: stopping at once");
+        _exit(EXIT_RUNTIME);
+    }
+    log_info("stopping: %s", strsignal((int)signal_number));
+    server->stopping = true;
+    listener_set_free(server->nbd_listeners);
+    listener_set_free(server->rpc_listeners);
+    server->nbd_listeners = server->rpc_listeners = NULL;
+    connection_table_drain(server->connections);
+    ending->deadline_ns = loop_now_ns() + server->config->drain_timeout_s * INT64_C(1000000000);
+    on_drain_poll(-1, 0, ending);
+}
+
+static void on_reopen_signal(evutil_socket_t signal_number, short what, void *arg)
+{
+    (void)signal_number;
+    (void)what;
+    (void)arg;
+    log_reopen();
+}
+
+int server_run(struct server *server)
+{
+    struct event_base *base = loop_base(server->loop);
+    struct ending ending = { .server = server, .exit_code = EXIT_OK };
+    struct event *signals[] = {
+        evsignal_new(base, SIGTERM, on_stop_signal, &ending),
+        evsignal_new(base, SIGINT, on_stop_signal, &ending),
+        evsignal_new(base, SIGQUIT, on_stop_signal, &ending),
+        evsignal_new(base, SIGUSR1, on_reopen_signal, &ending),
+    };
+
+    ending.poll = evtimer_new(base, on_drain_poll, &ending);
+    for (size_t i = 0; i < G_N_ELEMENTS(signals); i++)
+        event_add(signals[i], NULL);
+    loop_run(server->loop);
+    for (size_t i = 0; i < G_N_ELEMENTS(signals); i++)
+        event_free(signals[i]);
+    event_free(ending.poll);
+    log_info("stopped");
+    return ending.exit_code;
+}
+
+/* ---- Stop ---- */
+
+/* Requests that are still in flight belong to handlers: nothing may be freed under them. */
+static bool has_requests(const struct server *server)
+{
+    return server->connections != NULL && connection_in_flight(server->connections) > 0;
+}
+
+void server_free(struct server *server)
+{
+    if (server == NULL)
+        return;
+    if (server->config->pid_file[0] != '\0' && server->store != NULL)
+        instance_end(server->config->pid_file);
+    if (has_requests(server)) {
+        log_warning("requests are still with the storage: ending without cleaning up");
+        _exit(EXIT_RUNTIME);
+    }
+    listener_set_free(server->rpc_listeners);
+    listener_set_free(server->nbd_listeners);
+    rpc_server_free(server->rpc);
+    control_gate_free(server->gate);
+    connection_table_free(server->connections);
+    worker_pool_free(server->workers); /* what runs may still use what follows */
+    store_free(server->store);
+    job_table_free(server->jobs);
+    mapping_table_free(server->mappings);
+    registry_free(server->registry);
+    handler_set_free(server->handlers);
+    loop_free(server->loop);
+    buffer_pool_free(server->buffers);
+    config_free(server->config);
+    g_free(server);
+}
