@@ -47,7 +47,8 @@ static const struct rpc_procedure procedures[] = {
     [NR_LIST] = PROCEDURE("LIST", nr_list_args, nr_list_res, control_list),
     [NR_EXPORT_GET] = PROCEDURE("EXPORT_GET", nr_name_args, nr_export_res, control_export_get),
     [NR_CLIENTS] = PROCEDURE("CLIENTS", nr_page_args, nr_clients_res, control_clients),
-    [NR_CLIENT_KICK] = PROCEDURE("CLIENT_KICK", nr_kick_args, nr_void_res, control_client_kick),
+    [NR_CLIENT_KICK] = PROCEDURE("CLIENT_KICK", nr_kick_args, nr_void_res,
+                                 control_client_kick),
     [NR_JOB_GET] = PROCEDURE("JOB_GET", nr_job_args, nr_job_res, control_job_get),
     [NR_JOBS] = PROCEDURE("JOBS", nr_jobs_args, nr_jobs_res, control_jobs),
     [NR_JOB_CANCEL] = PROCEDURE("JOB_CANCEL", nr_id_args, nr_job_res, control_job_cancel),
@@ -120,7 +121,8 @@ static void refuse(struct rpc_call *call, nr_code code, int sys_errno, const cha
     g_string_chunk_free(texts);
 }
 
-void control_refuse(struct rpc_call *call, nr_code code, int sys_errno, const char *format, ...)
+void control_refuse(struct rpc_call *call, nr_code code, int sys_errno,
+                    const char *format, ...)
 {
     va_list args;
     char *message;
@@ -147,9 +149,9 @@ bool control_may_change(struct rpc_call *call, const struct server *server)
         return false;
     }
     if (store_is_readonly(server->store)) {
-        control_refuse(call, NR_ESTATE, EROFS, "the state file %s was written by a newer version "
-                       "of nbd-runner, so nothing can be changed; install that version again, "
-                       "or move the file away", store_path(server->store));
+        control_refuse(call, NR_ESTATE, EROFS, "the state file %s was written by a newer "
+                       "version of nbd-runner, so nothing can be changed; install that "
+                       "version again, or move the file away", store_path(server->store));
         return false;
     }
     return true;
@@ -162,8 +164,8 @@ bool control_check_text(struct rpc_call *call, const char *text, const char *fie
     for (const char *p = text; good && *p != '\0'; p++)
         good = (unsigned char)*p >= 0x20 && *p != 0x7f;
     if (!good)
-        control_refuse(call, NR_EINVAL, EINVAL, "the field \"%s\" must be UTF-8 without control "
-                       "characters", field);
+        control_refuse(call, NR_EINVAL, EINVAL, "the field \"%s\" must be UTF-8 without "
+                       "control characters", field);
     return good;
 }
 
@@ -187,8 +189,8 @@ struct export *control_find_export(const struct server *server, const char *name
         name = store->target;
     quoted = log_quote(name, strlen(name));
     if (name == store->target)
-        nbd_fail(why, ENOENT, "there is no export of the %s backstore %s; \"nbd-cli list\" shows "
-                 "those that exist", store->handler, quoted);
+        nbd_fail(why, ENOENT, "there is no export of the %s backstore %s; \"nbd-cli list\" "
+                 "shows those that exist", store->handler, quoted);
     else
         nbd_fail(why, ENOENT, "there is no export named %s; \"nbd-cli list\" shows those that "
                  "exist", quoted);
@@ -328,7 +330,8 @@ void control_status(struct rpc_call *call, void *args, void *arg)
         endpoint_rows(server->rpc_listeners, texts, &status->rpc_endpoints.rpc_endpoints_len);
     status->nbd_endpoints.nbd_endpoints_val =
         endpoint_rows(server->nbd_listeners, texts, &status->nbd_endpoints.nbd_endpoints_len);
-    status->handlers.handlers_val = handler_texts(server, texts, &status->handlers.handlers_len);
+    status->handlers.handlers_val =
+        handler_texts(server, texts, &status->handlers.handlers_len);
     status->exports = registry_size(server->registry);
     status->faulted = faulted_count(server->registry);
     status->mappings = mapping_count(server->mappings);
@@ -411,15 +414,16 @@ static void control_refuse_peer(struct rpc_call *call, void *arg)
     const char *peer = rpc_call_peer(call);
 
     if (rpc_call_standing(call) == RPC_TOO_MANY_CLIENTS)
-        control_refuse(call, NR_ELIMIT, 0, "%u control clients are connected, which is the limit "
-                       "(rpc_max_clients in %s); try again when one has left",
+        control_refuse(call, NR_ELIMIT, 0, "%u control clients are connected, which is the "
+                       "limit (rpc_max_clients in %s); try again when one has left",
                        server->config->rpc_max_clients, server->config->config_file);
     else if (g_str_has_prefix(peer, "unix:"))
         control_refuse(call, NR_EPERM, EACCES, "%s may not use this control socket: only root "
                        "and the daemon's own user may", peer);
     else
-        control_refuse(call, NR_EPERM, EACCES, "control calls from %s are not allowed; list its "
-                       "address under rpc_allow in %s, or run the command on the daemon's host",
+        control_refuse(call, NR_EPERM, EACCES, "control calls from %s are not allowed; list "
+                       "its address under rpc_allow in %s, or run the command on the "
+                       "daemon's host",
                        peer, server->config->config_file);
 }
 

@@ -72,8 +72,8 @@ static void on_create_saved(void *arg, int result, const struct nbd_failure *why
     struct nbd_failure failure;
 
     if (result < 0) {
-        nbd_fail(&failure, -result, "export \"%s\" cannot be saved: %s", creation->export->name,
-                 why->message);
+        nbd_fail(&failure, -result, "export \"%s\" cannot be saved: %s",
+                 creation->export->name, why->message);
         creation_undo(creation, &failure);
         return;
     }
@@ -134,8 +134,8 @@ static int check_create(const struct server *server, const nr_create_args *args,
         return nbd_fail(why, EINVAL, "the size of %s must be between 1 byte and 8 EiB",
                         args->store.target);
     if (job_running_count(server->jobs) >= JOBS_MAX)
-        return nbd_fail(why, EMFILE, "%d jobs run already, which is the limit; wait for one to "
-                        "end", JOBS_MAX);
+        return nbd_fail(why, EMFILE, "%d jobs run already, which is the limit; wait for one "
+                        "to end", JOBS_MAX);
     if (registry_size(server->registry) >= EXPORTS_MAX)
         return nbd_fail(why, EMFILE, "there are %d exports, which is the limit; delete one",
                         EXPORTS_MAX);
@@ -239,8 +239,8 @@ static void on_delete_saved(void *arg, int result, const struct nbd_failure *why
     struct nbd_failure failure;
 
     if (result < 0) {
-        nbd_fail(&failure, -result, "the deletion of export \"%s\" cannot be saved: %s; delete "
-                 "it again later", deletion->export->name, why->message);
+        nbd_fail(&failure, -result, "the deletion of export \"%s\" cannot be saved: %s; "
+                 "delete it again later", deletion->export->name, why->message);
         store_changed(deletion->server->store, deletion->export);
         deletion_end(deletion, result, &failure);
         return;
@@ -278,25 +278,25 @@ static bool check_delete(struct rpc_call *call, const struct export *export, boo
         return false;
     }
     if (export->job != NULL) {
-        control_refuse(call, NR_EBUSY, EBUSY, "a %s job runs on export \"%s\"; cancel it or wait "
-                       "for its end (\"nbd-cli job %s\")", job_kind_name(export->job->kind),
-                       export->name, export->job->id);
+        control_refuse(call, NR_EBUSY, EBUSY, "a %s job runs on export \"%s\"; cancel it or "
+                       "wait for its end (\"nbd-cli job %s\")",
+                       job_kind_name(export->job->kind), export->name, export->job->id);
         return false;
     }
     if (force)
         return true;
     if (export->mappings->len > 0) {
         mapping = g_ptr_array_index(export->mappings, 0);
-        control_refuse(call, NR_EBUSY, EBUSY, "export \"%s\" is mapped: %s on host \"%s\" (%s); "
-                       "unmap it there, or use \"force\"", export->name,
+        control_refuse(call, NR_EBUSY, EBUSY, "export \"%s\" is mapped: %s on host \"%s\" "
+                       "(%s); unmap it there, or use \"force\"", export->name,
                        *mapping->device != '\0' ? mapping->device : "a device",
                        mapping->client, mapping_state_name(mapping_state(mapping)));
         return false;
     }
     if (export->connections > 0) {
-        control_refuse(call, NR_EBUSY, EBUSY, "export \"%s\" is in use by %u connection(s); end "
-                       "them (\"nbd-cli clients\" lists them), or use \"force\"", export->name,
-                       export->connections);
+        control_refuse(call, NR_EBUSY, EBUSY, "export \"%s\" is in use by %u connection(s); "
+                       "end them (\"nbd-cli clients\" lists them), or use \"force\"",
+                       export->name, export->connections);
         return false;
     }
     return true;

@@ -68,8 +68,8 @@ static struct job *find_job(struct rpc_call *call, const struct server *server, 
     g_autofree char *quoted = log_quote(id, strlen(id));
 
     if (job == NULL)
-        control_refuse(call, NR_ENOENT, ENOENT, "there is no job %s; jobs are remembered for a "
-                       "day after their end", quoted);
+        control_refuse(call, NR_ENOENT, ENOENT, "there is no job %s; jobs are remembered for "
+                       "a day after their end", quoted);
     return job;
 }
 
@@ -148,8 +148,8 @@ void control_job_cancel(struct rpc_call *call, void *args, void *arg)
         return;
     }
     if (job->cancel == NULL) {
-        control_refuse(call, NR_ESTATE, 0, "the %s job %s cannot be canceled now; wait for its "
-                       "end", job_kind_name(job->kind), job->id);
+        control_refuse(call, NR_ESTATE, 0, "the %s job %s cannot be canceled now; wait for "
+                       "its end", job_kind_name(job->kind), job->id);
         return;
     }
     log_info("control client %s: cancels the %s of export \"%s\"", rpc_call_peer(call),

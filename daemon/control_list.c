@@ -32,7 +32,8 @@ void control_describe_mapping(const struct mapping *mapping, GStringChunk *texts
     };
 }
 
-static void describe_opts(const struct export *export, GStringChunk *texts, nr_backstore *store)
+static void describe_opts(const struct export *export, GStringChunk *texts,
+                          nr_backstore *store)
 {
     GList *keys = g_list_sort(g_hash_table_get_keys(export->opts), (GCompareFunc)strcmp);
     u_int n = 0;
@@ -59,7 +60,8 @@ static nr_export_state shown_state(enum export_state state)
     return states[state];
 }
 
-void control_describe_export(const struct export *export, GStringChunk *texts, nr_export *ret_row)
+void control_describe_export(const struct export *export, GStringChunk *texts,
+                             nr_export *ret_row)
 {
     u_int n_mappings = MIN(export->mappings->len, (u_int)NR_MAPS_MAX);
 
@@ -70,8 +72,7 @@ void control_describe_export(const struct export *export, GStringChunk *texts, n
         .store.handler = control_text(texts, export->handler_name, NR_TEXT_MAX),
         .store.target = control_text(texts, export->target, NR_TARGET_MAX),
         .origin = (nr_origin)export->origin,
-        .origin_file = control_text(texts, export->origin_file != NULL ? export->origin_file : "",
-                                    NR_TEXT_MAX),
+        .origin_file = control_text(texts, export->origin_file, NR_TEXT_MAX),
         .state = shown_state(export->state),
         .created = export->created_us,
         .size = export->size,
@@ -150,8 +151,8 @@ void control_list(struct rpc_call *call, void *args, void *arg)
     size_t bytes = 0;
 
     if (a->what < NR_L_ALL || a->what > NR_L_MAPPED) {
-        control_refuse(call, NR_EINVAL, EINVAL, "the field \"what\" has the value %d, which this "
-                       "version does not know", (int)a->what);
+        control_refuse(call, NR_EINVAL, EINVAL, "the field \"what\" has the value %d, which "
+                       "this version does not know", (int)a->what);
         return;
     }
     texts = g_string_chunk_new(4096);
@@ -256,8 +257,8 @@ void control_client_kick(struct rpc_call *call, void *args, void *arg)
         return;
     if (!connection_kick(server->connections, a->id,
                          *a->reason != '\0' ? a->reason : "ended by an operator")) {
-        control_refuse(call, NR_ENOENT, ENOENT, "there is no NBD client %" PRIu64 "; it may have "
-                       "left", (uint64_t)a->id);
+        control_refuse(call, NR_ENOENT, ENOENT, "there is no NBD client %" PRIu64 "; it may "
+                       "have left", (uint64_t)a->id);
         return;
     }
     log_info("control client %s: ended NBD client %" PRIu64 ": %s", rpc_call_peer(call),

@@ -21,7 +21,8 @@ typedef void control_procedure(struct rpc_call *call, void *args, void *arg);
 
 control_procedure control_hello, control_status, control_log_level;      /* control.c */
 control_procedure control_create, control_delete;                        /* control_export.c */
-control_procedure control_premap, control_postmap, control_unmap;        /* control_map.c */
+control_procedure control_premap;                                        /* control_map.c */
+control_procedure control_postmap, control_unmap;                        /* control_unmap.c */
 control_procedure control_list, control_export_get, control_clients, control_client_kick;
                                                                          /* control_list.c */
 control_procedure control_job_get, control_jobs, control_job_cancel;     /* control_job.c */
@@ -30,7 +31,8 @@ control_procedure control_job_get, control_jobs, control_job_cancel;     /* cont
 
 /* Answers the call. sys_errno 0: none. */
 __attribute__((format(printf, 4, 5)))
-void control_refuse(struct rpc_call *call, nr_code code, int sys_errno, const char *format, ...);
+void control_refuse(struct rpc_call *call, nr_code code, int sys_errno,
+                    const char *format, ...);
 
 /* The same from the failure of a call of the core; its code tells the nr_code. */
 void control_refuse_failure(struct rpc_call *call, const struct nbd_failure *why);
@@ -48,6 +50,9 @@ bool control_check_text(struct rpc_call *call, const char *text, const char *fie
 /* The export that a name, or else a backstore, means. NULL and *why. */
 struct export *control_find_export(const struct server *server, const char *name,
                                    const nr_backstore *store, struct nbd_failure *why);
+/* The mapping with this cookie. NULL: the call has been refused. */
+struct mapping *control_find_mapping(struct rpc_call *call, struct server *server,
+                                     const char *cookie);
 /* The options of a backstore as registry_add() takes them. NULL and *why for a key that is
  * given twice. The caller unrefs it. */
 GHashTable *control_opts(const nr_backstore *store, struct nbd_failure *why);
@@ -57,7 +62,8 @@ GHashTable *control_opts(const nr_backstore *store, struct nbd_failure *why);
 /* The text itself, or a copy in `texts` that is UTF-8 and has at most `most` bytes. */
 char *control_text(GStringChunk *texts, const char *text, size_t most);
 
-void control_describe_export(const struct export *export, GStringChunk *texts, nr_export *ret_row);
+void control_describe_export(const struct export *export, GStringChunk *texts,
+                             nr_export *ret_row);
 void control_clear_export(nr_export *row);
 void control_describe_mapping(const struct mapping *mapping, GStringChunk *texts,
                               nr_mapping *ret_row);

@@ -152,7 +152,8 @@ struct job *job_start(struct job_table *table, enum job_kind kind, const char *e
 
 struct job *job_restore(struct job_table *table, const char *id, const char *token,
                         enum job_kind kind, enum job_state state, const char *export_name,
-                        int64_t started_us, int64_t ended_us, const struct nbd_failure *failure)
+                        int64_t started_us, int64_t ended_us,
+                        const struct nbd_failure *failure)
 {
     struct job *job;
 
@@ -275,7 +276,8 @@ static void on_wait_timeout(evutil_socket_t fd, short what, void *arg)
 struct job_wait *job_wait_start(struct job *job, unsigned timeout_ms,
                                 void (*woken)(void *arg, struct job *job), void *arg)
 {
-    struct timeval limit = { .tv_sec = timeout_ms / 1000, .tv_usec = timeout_ms % 1000 * 1000 };
+    struct timeval limit = { .tv_sec = timeout_ms / 1000,
+                             .tv_usec = timeout_ms % 1000 * 1000 };
     struct job_wait *wait;
 
     if (job_has_ended(job) || timeout_ms == 0) {

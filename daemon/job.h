@@ -16,8 +16,10 @@
 #define JOB_KEEP_S 86400
 #define JOB_KEEP_COUNT 1000
 
-enum job_kind { JOB_CREATE, JOB_MIRROR, JOB_DELETE, JOB_RESIZE, JOB_SYNC }; /* as nr_job_kind */
-enum job_state {                                                          /* as nr_job_state */
+enum job_kind { /* as nr_job_kind */
+    JOB_CREATE, JOB_MIRROR, JOB_DELETE, JOB_RESIZE, JOB_SYNC
+};
+enum job_state { /* as nr_job_state */
     JOB_QUEUED, JOB_RUNNING, JOB_CONVERGING, JOB_RETRYING, JOB_DONE, JOB_FAILED, JOB_CANCELED
 };
 
@@ -54,7 +56,8 @@ struct job *job_start(struct job_table *table, enum job_kind kind, const char *e
  * ended, or its day is over. */
 struct job *job_restore(struct job_table *table, const char *id, const char *token,
                         enum job_kind kind, enum job_state state, const char *export_name,
-                        int64_t started_us, int64_t ended_us, const struct nbd_failure *failure);
+                        int64_t started_us, int64_t ended_us,
+                        const struct nbd_failure *failure);
 
 /* The outcome is known and shall be saved together with what the job did, before anybody
  * hears of it. job_end() follows, and may still tell another outcome. */

@@ -124,7 +124,7 @@ static void on_deadline(evutil_socket_t fd, short what, void *arg)
 
     (void)fd;
     (void)what;
-    peer_close(peer, peer->deadline == DEADLINE_RECORD ? "its record did not become whole in time"
+    peer_close(peer, peer->deadline == DEADLINE_RECORD ? "its record was not whole in time"
                                                        : "it was idle for too long");
 }
 
@@ -562,9 +562,11 @@ static int standing_of(const struct rpc_server *server, bool allowed)
 {
     if (allowed && server->count[RPC_ALLOWED] < server->limits.max_clients)
         return RPC_ALLOWED;
-    if (allowed)
-        return server->count[RPC_TOO_MANY_CLIENTS] < RPC_SURPLUS_MAX ? RPC_TOO_MANY_CLIENTS : -1;
-    return server->count[RPC_NOT_ALLOWED] < RPC_REFUSED_MAX ? RPC_NOT_ALLOWED : -1;
+    if (allowed && server->count[RPC_TOO_MANY_CLIENTS] < RPC_SURPLUS_MAX)
+        return RPC_TOO_MANY_CLIENTS;
+    if (!allowed && server->count[RPC_NOT_ALLOWED] < RPC_REFUSED_MAX)
+        return RPC_NOT_ALLOWED;
+    return -1;
 }
 
 /* Fails for Unix sockets, where neither is needed. */
@@ -605,7 +607,8 @@ void rpc_server_accept(struct rpc_server *server, int fd, const char *name, bool
     g_assert(peer->record != NULL && peer->timer != NULL && peer->work != NULL &&
              peer->bev != NULL);
     bufferevent_setcb(peer->bev, on_readable, on_writable, on_event, peer);
-    bufferevent_setwatermark(peer->bev, EV_READ, 0, server->limits.record_bytes + HEADER_BYTES);
+    bufferevent_setwatermark(peer->bev, EV_READ, 0,
+                             server->limits.record_bytes + HEADER_BYTES);
     bufferevent_setwatermark(peer->bev, EV_WRITE, OUTPUT_LOW, 0);
     bufferevent_set_timeouts(peer->bev, NULL, &write_limit);
     bufferevent_enable(peer->bev, EV_READ | EV_WRITE);
