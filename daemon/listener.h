@@ -35,9 +35,9 @@ struct endpoint {
     char *host; /* "127.0.0.1", "::", or "unix:PATH" */
     int port;   /* 0 for a Unix socket */
 };
+const GPtrArray *listener_endpoints(const struct listener_set *set);
+
 /* "127.0.0.1:40312", "[::1]:40312", "unix:PID". Caller frees with g_free(). */
 char *listener_peer_name(int fd, const struct sockaddr *peer);
-
-const GPtrArray *listener_endpoints(const struct listener_set *set);
 
 #endif
