@@ -111,6 +111,19 @@ int file_parse_target(struct file *file, const char *const *roots, const char *t
 
 /* ---- Opening ---- */
 
+/* One step of walk_below(). O_NOFOLLOW is what keeps links out: with O_PATH a link would be
+ * opened itself, and leads nowhere. The look before is for the right error. */
+static int open_unless_link(int dir, const char *name, int flags)
+{
+    struct stat st;
+
+    if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISLNK(st.st_mode)) {
+        errno = ELOOP;
+        return -1;
+    }
+    return openat(dir, name, flags | O_NOFOLLOW);
+}
+
 /* For kernels before 5.6: no symbolic link at all may be on the way. */
 static int walk_below(int root, const char *path, int flags)
 {
@@ -118,8 +131,8 @@ static int walk_below(int root, const char *path, int flags)
     int dir = fcntl(root, F_DUPFD_CLOEXEC, 0);
 
     for (size_t i = 0; dir >= 0 && parts[i] != NULL; i++) {
-        int how = parts[i + 1] != NULL ? O_PATH | O_DIRECTORY | O_CLOEXEC : flags;
-        int next = openat(dir, parts[i], how | O_NOFOLLOW);
+        int next = open_unless_link(dir, parts[i],
+                                    parts[i + 1] != NULL ? O_PATH | O_CLOEXEC : flags);
         int err = errno;
 
         close(dir);

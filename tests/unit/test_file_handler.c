@@ -24,7 +24,6 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "fake_host.h"
@@ -271,7 +270,7 @@ static void fill(void *data, size_t length, unsigned seed)
 /* The whole device holds `seed`'s bytes. */
 static uint8_t *write_all(struct fixture *fixture, size_t length, unsigned seed)
 {
-    uint8_t *data = g_malloc(length);
+    uint8_t *data = g_malloc0(length);
 
     fill(data, length, seed);
     assert_int_equal(perform(fixture, NBD_OP_WRITE, 0, 0, length, data), 0);
@@ -280,8 +279,8 @@ static uint8_t *write_all(struct fixture *fixture, size_t length, unsigned seed)
 
 static void assert_device_holds(struct fixture *fixture, const uint8_t *data, size_t length)
 {
-    g_autofree uint8_t *now = g_malloc(length);
-    g_autofree uint8_t *later = g_malloc(length);
+    g_autofree uint8_t *now = g_malloc0(length);
+    g_autofree uint8_t *later = g_malloc0(length);
 
     assert_int_equal(perform(fixture, NBD_OP_READ, 0, 0, length, now), 0);
     assert_int_equal(slowly(fixture, NBD_OP_READ, 0, 0, length, later), 0);
@@ -372,8 +371,11 @@ static void a_symbolic_link_out_of_the_root_is_refused(void **state)
 static void a_symbolic_link_inside_the_root_is_followed(void **state)
 {
     struct fixture *fixture = *state;
-    g_autofree char *link = path_in(fixture, "link");
+    g_autofree char *link = NULL;
 
+    if (syscall(SYS_openat2, AT_FDCWD, ".", NULL, 0) < 0 && errno == ENOSYS)
+        skip(); /* an old kernel, or valgrind */
+    link = path_in(fixture, "link");
     assert_int_equal(create(fixture, "disk", MIB), 0);
     close_device(fixture);
     assert_int_equal(symlink("disk", link), 0);
@@ -382,8 +384,8 @@ static void a_symbolic_link_inside_the_root_is_followed(void **state)
     assert_int_equal(fixture->handler->get_size(&fixture->dev), MIB);
 }
 
-/* Makes openat2(2) look like that of a kernel before 5.6. */
-static void forget_openat2(void)
+/* Makes openat2(2) look to this thread like that of a kernel before 5.6. */
+static bool forget_openat2(void)
 {
     struct sock_filter code[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
@@ -393,9 +395,26 @@ static void forget_openat2(void)
     };
     struct sock_fprog program = {G_N_ELEMENTS(code), code};
 
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
-        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
-        _exit(77);
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+/* A thread of its own; returns what is wrong, or NULL. */
+static void *use_old_kernel(void *arg)
+{
+    struct fixture *fixture = arg;
+
+    if (!forget_openat2())
+        return g_strdup("no seccomp");
+    if (open_existing(fixture, "below/disk") != 0)
+        return g_strdup(fixture->why.message);
+    close_device(fixture);
+    if (create(fixture, "link/disk", MIB) != -EPERM)
+        return g_strdup("a link was followed");
+    close_device(fixture);
+    if (create(fixture, "below/second", MIB) != 0)
+        return g_strdup(fixture->why.message);
+    return NULL;
 }
 
 static void an_old_kernel_opens_files_but_follows_no_link(void **state)
@@ -403,30 +422,16 @@ static void an_old_kernel_opens_files_but_follows_no_link(void **state)
     struct fixture *fixture = *state;
     g_autofree char *below = path_in(fixture, "below");
     g_autofree char *link = path_in(fixture, "link");
-    pid_t child;
-    int status;
+    g_autofree char *wrong = NULL;
 
     assert_int_equal(mkdir(below, 0700), 0);
     assert_int_equal(create(fixture, "below/disk", MIB), 0);
     close_device(fixture);
     assert_int_equal(symlink(fixture->other, link), 0);
-    child = fork();
-    if (child == 0) {
-        bool good;
 
-        forget_openat2();
-        good = open_existing(fixture, "below/disk") == 0;
-        close_device(fixture);
-        good = good && create(fixture, "link/disk", MIB) < 0;
-        close_device(fixture);
-        good = good && create(fixture, "below/second", MIB) == 0;
-        _exit(good ? 0 : 1);
-    }
-    assert_int_equal(waitpid(child, &status, 0), child);
-    assert_true(WIFEXITED(status));
-    if (WEXITSTATUS(status) == 77)
-        skip();
-    assert_int_equal(WEXITSTATUS(status), 0);
+    wrong = g_thread_join(g_thread_new("old kernel", use_old_kernel, fixture));
+    if (g_strcmp0(wrong, "no seccomp") != 0)
+        assert_null(wrong);
 }
 
 static void an_unknown_option_is_named(void **state)
@@ -563,9 +568,10 @@ static void a_create_on_a_full_disk_leaves_nothing(void **state)
 static void a_write_on_a_full_disk_fails_with_enospc(void **state)
 {
     struct fixture *fixture = *state;
-    g_autofree uint8_t *data = g_malloc0(4 * MIB);
+    g_autofree uint8_t *data = NULL;
 
     mount_small(fixture);
+    data = g_malloc0(4 * MIB);
     open_new(fixture, "disk", 8 * MIB);
 
     assert_int_equal(perform(fixture, NBD_OP_WRITE, 0, 0, 4 * MIB, data), -ENOSPC);
@@ -697,8 +703,8 @@ static void what_is_written_is_read_back_at_odd_offsets(void **state)
 static void a_large_transfer_is_whole(void **state)
 {
     struct fixture *fixture = *state;
-    g_autofree uint8_t *data = g_malloc(64 * MIB);
-    g_autofree uint8_t *back = g_malloc(64 * MIB);
+    g_autofree uint8_t *data = g_malloc0(64 * MIB);
+    g_autofree uint8_t *back = g_malloc0(64 * MIB);
 
     open_new(fixture, "disk", 64 * MIB);
     fill(data, 64 * MIB, 3);
@@ -880,7 +886,7 @@ static void many_requests_in_flight_keep_their_data(void **state)
     enum { COUNT = 3000, BYTES = 4096 };
     struct fixture *fixture = *state;
     g_autofree struct io *io = g_new0(struct io, COUNT);
-    g_autofree uint8_t *data = g_malloc((size_t)COUNT * BYTES);
+    g_autofree uint8_t *data = g_malloc0((size_t)COUNT * BYTES);
     g_autofree uint8_t *back = g_malloc0((size_t)COUNT * BYTES);
 
     open_new(fixture, "disk", (uint64_t)COUNT * BYTES);
@@ -906,7 +912,7 @@ static void many_requests_in_flight_keep_their_data(void **state)
 static void direct_mode_takes_every_alignment(void **state)
 {
     struct fixture *fixture = *state;
-    g_autofree uint8_t *model = g_malloc0(MIB + 100);
+    g_autofree uint8_t *model = NULL;
     uint8_t *aligned;
 
     fixture->opt = (struct nbd_opt){"direct", "true"};
@@ -917,7 +923,9 @@ static void direct_mode_takes_every_alignment(void **state)
         assert_says(fixture, "direct");
         skip();
     }
+    model = g_malloc0(MIB + 100);
     aligned = aligned_alloc(4096, 65536);
+    assert_non_null(aligned);
     fill(aligned, 65536, 1);
     memcpy(model + 65536, aligned, 65536);
     assert_int_equal(perform(fixture, NBD_OP_WRITE, 0, 65536, 65536, aligned), 0);
@@ -955,7 +963,7 @@ static void extents_show_data_and_holes(void **state)
 {
     struct fixture *fixture = *state;
     struct map_of_extents map_of = {.count = 0};
-    g_autofree uint8_t *data = g_malloc(MIB);
+    g_autofree uint8_t *data = g_malloc0(MIB);
     uint32_t hole = NBD_EXTENT_HOLE | NBD_EXTENT_ZERO;
 
     open_new(fixture, "disk", 8 * MIB);
@@ -995,26 +1003,35 @@ static void extents_stop_when_told(void **state)
 
 /* ---- Block devices ---- */
 
-static void make_loop_device(struct fixture *fixture, const char *name, uint64_t size)
+/* The name of a loop device over `path`, or NULL. */
+static char *attach_loop_device(const char *path)
 {
-    g_autofree char *path = path_in(fixture, name);
     g_autofree char *command = g_strdup_printf("losetup -f --show %s", path);
     g_autofree char *errors = NULL;
-    char *line = NULL;
+    g_autofree char *line = NULL;
+
+    if (!g_spawn_command_line_sync(command, &line, &errors, NULL, NULL) ||
+        !g_str_has_prefix(line, "/dev/loop"))
+        return NULL;
+    return g_strchomp(g_steal_pointer(&line));
+}
+
+static void make_loop_device(struct fixture *fixture, uint64_t size)
+{
+    char *path;
     int fd;
 
     if (geteuid() != 0)
         skip();
+    path = path_in(fixture, "backing");
     fd = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
     assert_true(fd >= 0);
     assert_int_equal(ftruncate(fd, (off_t)size), 0);
     close(fd);
-    if (!g_spawn_command_line_sync(command, &line, &errors, NULL, NULL) ||
-        !g_str_has_prefix(line, "/dev/loop")) {
-        g_free(line);
+    fixture->loop = attach_loop_device(path);
+    g_free(path);
+    if (fixture->loop == NULL)
         skip();
-    }
-    fixture->loop = g_strchomp(line);
     fixture->dev.trusted = true;
 }
 
@@ -1025,7 +1042,7 @@ static void a_block_device_is_served(void **state)
     struct nbd_device second = {.name = "second", .trusted = true};
     g_autofree uint8_t *data = NULL;
 
-    make_loop_device(fixture, "backing", 4 * MIB);
+    make_loop_device(fixture, 4 * MIB);
     assert_int_equal(open_existing(fixture, fixture->loop), 0);
     assert_int_equal(fixture->handler->get_size(&fixture->dev), 4 * MIB);
     assert_int_equal(fixture->handler->get_blksize(&fixture->dev), 512);
@@ -1058,11 +1075,12 @@ static void a_block_device_is_served(void **state)
 static void after_a_failed_flush_every_flush_fails(void **state)
 {
     struct fixture *fixture = *state;
-    g_autofree uint8_t *data = g_malloc0(MIB);
+    g_autofree uint8_t *data = NULL;
     struct nbd_request flush = {.dev = &fixture->dev, .op = NBD_OP_FLUSH};
 
     mount_small(fixture);
-    make_loop_device(fixture, "backing", 16 * MIB);
+    make_loop_device(fixture, 16 * MIB);
+    data = g_malloc0(MIB);
     assert_int_equal(open_existing(fixture, fixture->loop), 0);
     for (unsigned i = 0; i < 8; i++)
         assert_int_equal(perform(fixture, NBD_OP_WRITE, 0, i * MIB, MIB, data), 0);
