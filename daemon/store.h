@@ -28,16 +28,20 @@ void store_free(struct store *store);
  * a negative errno only when the file cannot be read at all (exit code 3), with *why. */
 int store_load(struct store *store, struct nbd_failure *why);
 
-/* The definition of this export, its mappings or its jobs has changed: they are written at
- * the next store_save(). `export` may have been removed: then say so by its id. */
+/* The definition of this export or its mappings have changed, or jobs have ended: what is true
+ * at this call is written at the next store_save(). Exports that did not come through the
+ * control port are not kept here. A removed export is named by its id. */
 void store_changed(struct store *store, struct export *export);
 void store_removed(struct store *store, const char *export_id);
 void store_jobs_changed(struct store *store);
 
 /* done(arg, 0) once everything that had changed before this call is on stable storage, or
- * done(arg, -errno) with the cause. Calls are joined into one write. */
+ * done(arg, -errno) with the cause: the caller then takes its change back and says so by
+ * store_changed() or store_removed(), before it returns. Calls are joined into one write.
+ * done() is never called from inside. */
 void store_save(struct store *store, export_done *done, void *arg);
 
+/* *ret_error (ret_error may be NULL): "" or a sentence, the store's own until it changes. */
 enum store_state store_state(const struct store *store, const char **ret_error);
 uint64_t store_generation(const struct store *store);
 const char *store_path(const struct store *store);
