@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
+ *
+ * BACKSTORE unmap: says to the daemon that the end of the connection is wanted, looks who
+ * uses the device, disconnects it, and reports. By device it works from what the kernel
+ * knows, even when the daemon has forgotten the mapping.
+ */
+#include "attach.h"
+#include "command.h"
+#include "device.h"
+#include "net.h"
+#include "output.h"
+
+#include <glib.h>
+#include <string.h>
+
+#define FREE_MS 5000
+
+const struct word words_unmap[] = {
+    {.name = "TARGET", .kind = WORD_POSITION, .value = "nbd-device|TARGET", .min = 1,
+     .max = NR_TARGET_MAX, .help = "/dev/nbdN, nbdN, or what the backstore opens"},
+    {.name = "force", .kind = WORD_FLAG,
+     .help = "although it is used, foreign, or the daemon is not reached"},
+    {.name = NULL},
+};
+
+static int call_unmap(struct cli *cli, nr_unmap_args *args, nr_mapping *ret_mapping,
+                      nr_mapping_res *res, struct failure *why)
+{
+    int r = cli_client(cli, why);
+
+    args->client = (char *)cli_host_name();
+    args->force = words_has(&cli->words, "force");
+    if (r == 0)
+        r = client_call(cli->client, NR_UNMAP, args, res, why);
+    if (r == 0)
+        *ret_mapping = res->nr_mapping_res_u.mapping;
+    return r;
+}
+
+/* BEGIN, DONE or ABORT for a cookie. */
+static int report(struct cli *cli, nr_unmap_step step, const char *cookie, struct failure *why)
+{
+    nr_unmap_args args = {
+        .step = step,
+        .cookie = (char *)cookie,
+        .store = {.handler = (char *)"", .target = (char *)""},
+        .name = (char *)"",
+        .device = (char *)"",
+    };
+    nr_mapping mapping;
+    nr_mapping_res res;
+    int r = call_unmap(cli, &args, &mapping, &res, why);
+
+    if (r == 0)
+        client_free(NR_UNMAP, &res);
+    return r;
+}
+
+static int check_users(struct cli *cli, int index, struct failure *why)
+{
+    g_autofree char *user = sysfs_user(&cli->sysfs, index);
+
+    if (user == NULL)
+        return 0;
+    if (words_has(&cli->words, "force")) {
+        cli_note(cli, "/dev/nbd%d %s; 'force' detaches it all the same", index, user);
+        return 0;
+    }
+    return fail_code(why, STATUS_FAILED, "EBUSY", "/dev/nbd%d %s; end that first, or use 'force'",
+                     index, user);
+}
+
+static void answer_unmapped(struct cli *cli, int index, const char *cookie)
+{
+    g_autofree char *device = index >= 0 ? g_strdup_printf("/dev/nbd%d", index) : NULL;
+
+    cli_say(cli, "Unmap succeeded!");
+    json_put_optional(cli_answer(cli), "device", device);
+    json_put_optional(cli_answer(cli), "cookie", cookie);
+}
+
+/* Somebody may still have it open: then the kernel keeps it occupied until the last close. */
+static int wait_free(struct cli *cli, int index, struct failure *why)
+{
+    if (sysfs_wait_free(&cli->sysfs, index, deadline_in_ms(FREE_MS)))
+        return 0;
+    return fail_code(why, STATUS_FAILED, "EBUSY", "/dev/nbd%d is disconnected, but some program "
+                     "has it open; it stays occupied until that closes it", index);
+}
+
+/* The daemon has agreed (BEGIN), or does not know the mapping. */
+static int detach(struct cli *cli, int index, const char *cookie, bool daemon_knows,
+                  struct failure *why)
+{
+    struct failure ignored;
+    int r = check_users(cli, index, why);
+
+    if (r == 0)
+        r = device_disconnect(index, why);
+    if (r != 0) {
+        if (daemon_knows)
+            report(cli, NR_U_ABORT, cookie, &ignored);
+        return r;
+    }
+    r = wait_free(cli, index, why);
+    if (daemon_knows && r == 0)
+        r = report(cli, NR_U_DONE, cookie, why);
+    else if (daemon_knows)
+        report(cli, NR_U_DONE, cookie, &ignored);
+    return r;
+}
+
+static int begin_by_cookie(struct cli *cli, const char *cookie, int index, bool *ret_knows,
+                           struct failure *why)
+{
+    struct failure first;
+    int r = report(cli, NR_U_BEGIN, cookie, &first);
+
+    *why = first;
+    *ret_knows = r == 0;
+    if (r == 0)
+        return 0;
+    if (strcmp(why->code, "ENOENT") == 0) {
+        cli_note(cli, "the daemon does not know the mapping of /dev/nbd%d any more", index);
+        return 0;
+    }
+    if (r != STATUS_UNREACHABLE && r != STATUS_NO_ANSWER)
+        return r;
+    if (!words_has(&cli->words, "force"))
+        return fail(why, (enum status)r, "%s; 'force' detaches /dev/nbd%d without the daemon",
+                    first.message, index);
+    cli_note(cli, "%s; detached without the daemon", first.message);
+    return 0;
+}
+
+static int unmap_device(struct cli *cli, int index, struct failure *why)
+{
+    bool force = words_has(&cli->words, "force"), knows = false;
+    struct local_device device;
+    int r = 0;
+
+    if (!sysfs_read(&cli->sysfs, index, &device) || !device.in_use)
+        return fail_code(why, STATUS_FAILED, "ENOENT", "/dev/nbd%d is not mapped", index);
+    if (device.cookie[0] == '\0' && !force)
+        return fail_code(why, STATUS_FAILED, "EBUSY", "/dev/nbd%d was not mapped by nbd-runner, "
+                         "but by '%s'; use that tool, or 'force'", index,
+                         device.backend[0] != '\0' ? device.backend : "another program");
+    if (device.cookie[0] != '\0')
+        r = begin_by_cookie(cli, device.cookie, index, &knows, why);
+    if (r == 0)
+        r = detach(cli, index, device.cookie, knows, why);
+    if (r == 0)
+        answer_unmapped(cli, index, device.cookie);
+    return r;
+}
+
+/* The local device of a mapping, -1 when there is none. */
+static int find_device(struct cli *cli, const char *cookie)
+{
+    g_autofree struct local_device *devices = NULL;
+    size_t n = sysfs_list(&cli->sysfs, &devices);
+
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(devices[i].cookie, cookie) == 0)
+            return devices[i].index;
+    return -1;
+}
+
+/* No device here has the mapping: one of this host is gone (a reboot) and is forgotten, one
+ * of another host is none of our business. */
+static int forget(struct cli *cli, const nr_mapping *mapping, struct failure *why)
+{
+    bool is_ours = strcmp(mapping->client, cli_host_name()) == 0;
+    struct failure ignored;
+    int r;
+
+    if (!is_ours && !words_has(&cli->words, "force")) {
+        report(cli, NR_U_ABORT, mapping->cookie, &ignored);
+        return fail_code(why, STATUS_FAILED, "EBUSY", "it is mapped on host %s as %s; unmap it "
+                         "there, or use 'force' to forget that", mapping->client,
+                         mapping->device);
+    }
+    r = report(cli, NR_U_DONE, mapping->cookie, why);
+    if (r == 0)
+        answer_unmapped(cli, -1, mapping->cookie);
+    return r;
+}
+
+static int unmap_target(struct cli *cli, struct failure *why)
+{
+    nr_unmap_args args = {
+        .step = NR_U_BEGIN,
+        .cookie = (char *)"",
+        .name = (char *)"",
+        .device = (char *)"",
+    };
+    nr_mapping_res res;
+    nr_mapping mapping;
+    int r = cli_backstore(cli, cli->backstore, &args.store, why), index;
+
+    if (r != 0)
+        return r;
+    r = call_unmap(cli, &args, &mapping, &res, why);
+    cli_backstore_clear(&args.store);
+    if (r == STATUS_UNREACHABLE || r == STATUS_NO_ANSWER)
+        cli_note(cli, "by its device it can be unmapped without the daemon: "
+                 "'unmap /dev/nbdN force'");
+    if (r != 0)
+        return r;
+    index = find_device(cli, mapping.cookie);
+    if (index < 0) {
+        r = forget(cli, &mapping, why);
+    } else {
+        r = detach(cli, index, mapping.cookie, true, why);
+        if (r == 0)
+            answer_unmapped(cli, index, mapping.cookie);
+    }
+    client_free(NR_UNMAP, &res);
+    return r;
+}
+
+int cmd_unmap(struct cli *cli, struct failure *why)
+{
+    int index = device_index_parse(words_text(&cli->words, "TARGET", ""));
+
+    return index >= 0 ? unmap_device(cli, index, why) : unmap_target(cli, why);
+}

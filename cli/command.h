@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
+ *
+ * What a command is, and what it is given to run. command.c has the table of all commands;
+ * to add one, write its words and its run function in a cmd_*.c and add a line there.
+ */
+#ifndef CLI_COMMAND_H
+#define CLI_COMMAND_H
+
+#include "client.h"
+#include "failure.h"
+#include "sysfs.h"
+#include "words.h"
+
+#include <json-c/json.h>
+#include <stdio.h>
+
+#define CALL_TIMEOUT_S 25
+
+/* One run of nbd-cli. */
+struct cli {
+    char prefix[64];            /* "nbd-cli file create" */
+    const char *backstore;      /* "file" for the commands of a backstore, else NULL */
+    struct words leading;       /* options in front of the command's name */
+    struct words words;         /* those behind it */
+    bool json;
+    struct client *client;      /* made by cli_client() */
+    struct sysfs sysfs;
+    FILE *out;
+    json_object *answer;        /* made by cli_answer() */
+};
+
+struct command {
+    const char *group;          /* first word, NULL when the verb is the first word;
+                                   GROUP_BACKSTORE for the name of any backstore */
+    const char *verb;
+    const char *summary;        /* one line of help */
+    const struct word *words;   /* may be NULL */
+    int (*run)(struct cli *cli, struct failure *why);
+};
+
+#define GROUP_BACKSTORE "BACKSTORE"
+
+struct backstore {
+    const char *name;
+    const char *target;         /* how a TARGET is written */
+    const char *summary;
+};
+
+extern const struct command commands[];
+extern const size_t n_commands;
+extern const struct backstore backstores[];
+extern const size_t n_backstores;
+extern const struct word common_words[];
+
+/* The whole tool: returns the exit status. */
+int command_main(int argc, char **argv, FILE *out);
+
+/* cmd_help.c: for everything (both NULL), a group, or one command. */
+void print_help(FILE *out, const char *group, const struct command *command);
+
+/* ---- For cmd_*.c ---- */
+
+/* Connect to the daemon at the first call. */
+int cli_client(struct cli *cli, struct failure *why);
+int64_t cli_timeout_ms(const struct cli *cli);
+
+/* The object that is printed at the end when --json was given; *cli owns it. */
+json_object *cli_answer(struct cli *cli);
+
+/* A line for people: nothing with --json. */
+__attribute__((format(printf, 2, 3)))
+void cli_say(struct cli *cli, const char *format, ...);
+/* A remark on stderr that does not change the exit status. */
+__attribute__((format(printf, 2, 3)))
+void cli_note(struct cli *cli, const char *format, ...);
+
+/* The TARGET and the opt words as the daemon wants them. */
+int cli_backstore(struct cli *cli, const char *handler, nr_backstore *ret_store,
+                  struct failure *why);
+void cli_backstore_clear(nr_backstore *store);
+
+/* This host as the daemon knows it. */
+const char *cli_host_name(void);
+
+int cmd_clients(struct cli *cli, struct failure *why);
+int cmd_create(struct cli *cli, struct failure *why);
+int cmd_delete(struct cli *cli, struct failure *why);
+int cmd_export_add(struct cli *cli, struct failure *why);
+int cmd_export_list(struct cli *cli, struct failure *why);
+int cmd_export_remove(struct cli *cli, struct failure *why);
+int cmd_export_show(struct cli *cli, struct failure *why);
+int cmd_info(struct cli *cli, struct failure *why);
+int cmd_job_cancel(struct cli *cli, struct failure *why);
+int cmd_job_list(struct cli *cli, struct failure *why);
+int cmd_job_show(struct cli *cli, struct failure *why);
+int cmd_job_wait(struct cli *cli, struct failure *why);
+int cmd_kick(struct cli *cli, struct failure *why);
+int cmd_list(struct cli *cli, struct failure *why);
+int cmd_log_level(struct cli *cli, struct failure *why);
+int cmd_map(struct cli *cli, struct failure *why);
+int cmd_read(struct cli *cli, struct failure *why);
+int cmd_restore(struct cli *cli, struct failure *why);
+int cmd_status(struct cli *cli, struct failure *why);
+int cmd_unmap(struct cli *cli, struct failure *why);
+int cmd_version(struct cli *cli, struct failure *why);
+int cmd_write(struct cli *cli, struct failure *why);
+
+extern const struct word words_clients[], words_create[], words_delete[], words_export_add[],
+    words_export_name[], words_export_remove[], words_info[], words_job[], words_kick[],
+    words_list[], words_log_level[], words_map[], words_read[], words_restore[], words_status[],
+    words_unmap[], words_write[];
+
+#endif

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
+ *
+ * Configures the kernel's nbd devices over generic netlink and loads its module. The only
+ * file that knows libnl and libkmod; what the kernel says about devices is read by sysfs.c.
+ */
+#ifndef CLI_DEVICE_H
+#define CLI_DEVICE_H
+
+#include "failure.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define DEVICE_ANY (-1)
+#define DEVICE_SOCKETS_MAX 16
+
+struct device_setup {
+    int index;                /* DEVICE_ANY: the kernel chooses */
+    uint64_t size_bytes;
+    uint32_t block_bytes;
+    uint16_t flags;           /* transmission flags as the server offers them */
+    uint32_t timeout_s;       /* of a request; 0: none */
+    uint32_t dead_timeout_s;  /* how long requests wait for a reconnect */
+    const char *backend;      /* identifier to store, and to show at RECONFIGURE */
+    int sockets[DEVICE_SOCKETS_MAX];
+    size_t n_sockets;
+};
+
+/* Make sure that the driver is there; loads its module unless told not to. */
+int device_driver(bool may_load, struct failure *why);
+
+/* Connect a device; *ret_index is the one that it became. */
+int device_connect(const struct device_setup *setup, int *ret_index, struct failure *why);
+/* Give the device new sockets for its dead ones. */
+int device_reconfigure(const struct device_setup *setup, struct failure *why);
+int device_disconnect(int index, struct failure *why);
+
+#endif

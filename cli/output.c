@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
+ *
+ * Tables, JSON members, the progress bar.
+ */
+#include "output.h"
+
+#include "nbd_protocol.h"
+
+#include <assert.h>
+#include <glib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define COLUMN_GAP 2
+#define BAR_WIDTH 40
+
+/* ---- Tables ---- */
+
+struct table {
+    GPtrArray *cells; /* the titles are the first row */
+    guint n_columns;
+};
+
+struct table *table_new(const char *const *titles)
+{
+    struct table *table = g_new0(struct table, 1);
+
+    table->cells = g_ptr_array_new_with_free_func(g_free);
+    for (; *titles != NULL; titles++)
+        table_add(table, *titles);
+    table->n_columns = table->cells->len;
+    assert(table->n_columns <= TABLE_COLUMNS_MAX);
+    return table;
+}
+
+void table_free(struct table *table)
+{
+    if (table == NULL)
+        return;
+    g_ptr_array_free(table->cells, TRUE);
+    g_free(table);
+}
+
+/* Names come from elsewhere: what would break the line or move the cursor is replaced. */
+void table_add(struct table *table, const char *text)
+{
+    char *cell = g_strdup(text == NULL || *text == '\0' ? "NA" : text);
+
+    for (unsigned char *p = (unsigned char *)cell; *p != '\0'; p++)
+        if (*p < ' ' || *p == 0x7f)
+            *p = '?';
+    g_ptr_array_add(table->cells, cell);
+}
+
+void table_add_format(struct table *table, const char *format, ...)
+{
+    va_list args;
+    g_autofree char *text = NULL;
+
+    va_start(args, format);
+    text = g_strdup_vprintf(format, args);
+    va_end(args);
+    table_add(table, text);
+}
+
+static int width_of(const char *text)
+{
+    return g_utf8_validate(text, -1, NULL) ? (int)g_utf8_strlen(text, -1) : (int)strlen(text);
+}
+
+void table_print(const struct table *table, FILE *out)
+{
+    int widths[TABLE_COLUMNS_MAX] = {0};
+
+    assert(table->cells->len % table->n_columns == 0);
+    for (guint i = 0; i < table->cells->len; i++) {
+        int *width = &widths[i % table->n_columns];
+
+        *width = MAX(*width, width_of(g_ptr_array_index(table->cells, i)));
+    }
+    for (guint i = 0; i < table->cells->len; i++) {
+        guint column = i % table->n_columns;
+        const char *cell = g_ptr_array_index(table->cells, i);
+
+        if (column == table->n_columns - 1)
+            fprintf(out, "%s\n", cell);
+        else
+            fprintf(out, "%s%*s", cell, widths[column] - width_of(cell) + COLUMN_GAP, "");
+    }
+}
+
+/* ---- JSON ---- */
+
+static json_object *text_json(const char *text)
+{
+    g_autofree char *valid = g_utf8_make_valid(text, -1);
+
+    return json_object_new_string(valid);
+}
+
+void json_put_text(json_object *object, const char *key, const char *text)
+{
+    json_object_object_add(object, key, text_json(text != NULL ? text : ""));
+}
+
+void json_put_optional(json_object *object, const char *key, const char *text)
+{
+    json_object_object_add(object, key,
+                           text != NULL && *text != '\0' ? text_json(text) : NULL);
+}
+
+void json_put_number(json_object *object, const char *key, uint64_t number)
+{
+    json_object_object_add(object, key, json_object_new_uint64(number));
+}
+
+void json_put_bool(json_object *object, const char *key, bool value)
+{
+    json_object_object_add(object, key, json_object_new_boolean(value));
+}
+
+void json_put_time(json_object *object, const char *key, int64_t time_us)
+{
+    time_t seconds = (time_t)(time_us / 1000000);
+    char text[64] = "";
+    struct tm tm;
+
+    if (time_us > 0 && gmtime_r(&seconds, &tm) != NULL)
+        strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &tm);
+    json_put_optional(object, key, text);
+}
+
+void json_print(json_object *object, FILE *out)
+{
+    fprintf(out, "%s\n",
+            json_object_to_json_string_ext(object, JSON_C_TO_STRING_PRETTY |
+                                                       JSON_C_TO_STRING_SPACED |
+                                                       JSON_C_TO_STRING_NOSLASHESCAPE));
+}
+
+const char *time_text(int64_t time_us)
+{
+    static char text[64];
+    time_t seconds = (time_t)(time_us / 1000000);
+    struct tm tm;
+
+    if (time_us <= 0 || localtime_r(&seconds, &tm) == NULL ||
+        strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &tm) == 0)
+        return "NA";
+    return text;
+}
+
+/* ---- Transmission flags ---- */
+
+static const struct {
+    uint32_t flag;
+    const char *name;
+} flag_names[] = {
+    {NBD_FLAG_READ_ONLY, "read-only"},
+    {NBD_FLAG_SEND_FLUSH, "flush"},
+    {NBD_FLAG_SEND_FUA, "fua"},
+    {NBD_FLAG_ROTATIONAL, "rotational"},
+    {NBD_FLAG_SEND_TRIM, "trim"},
+    {NBD_FLAG_SEND_WRITE_ZEROES, "write-zeroes"},
+    {NBD_FLAG_SEND_DF, "df"},
+    {NBD_FLAG_CAN_MULTI_CONN, "multi-conn"},
+    {NBD_FLAG_SEND_RESIZE, "resize"},
+    {NBD_FLAG_SEND_CACHE, "cache"},
+    {NBD_FLAG_SEND_FAST_ZERO, "fast-zero"},
+    {NBD_FLAG_BLOCK_STATUS_PAYLOAD, "block-status-payload"},
+};
+
+json_object *flags_json(uint32_t flags)
+{
+    json_object *names = json_object_new_array();
+
+    for (size_t i = 0; i < G_N_ELEMENTS(flag_names); i++)
+        if (flags & flag_names[i].flag)
+            json_object_array_add(names, json_object_new_string(flag_names[i].name));
+    return names;
+}
+
+char *flags_text(uint32_t flags)
+{
+    GString *text = g_string_new(NULL);
+
+    for (size_t i = 0; i < G_N_ELEMENTS(flag_names); i++)
+        if (flags & flag_names[i].flag)
+            g_string_append_printf(text, "%s%s", text->len > 0 ? "," : "", flag_names[i].name);
+    return g_string_free(text, FALSE);
+}
+
+/* ---- Progress ---- */
+
+static bool progress_is_shown;
+
+void progress_show(const char *what, uint64_t done, uint64_t total)
+{
+    static int is_terminal = -1;
+    double part = total > 0 ? (double)done / (double)total : 0;
+    int filled;
+
+    if (is_terminal < 0)
+        is_terminal = isatty(STDERR_FILENO);
+    if (!is_terminal)
+        return;
+    filled = (int)(CLAMP(part, 0.0, 1.0) * BAR_WIDTH);
+    fprintf(stderr, "\r%s [%.*s%*s] %3d%%", what, filled,
+            "########################################", BAR_WIDTH - filled, "",
+            (int)(CLAMP(part, 0.0, 1.0) * 100));
+    fflush(stderr);
+    progress_is_shown = true;
+}
+
+void progress_end(void)
+{
+    if (progress_is_shown)
+        fprintf(stderr, "\n");
+    progress_is_shown = false;
+}
