@@ -16,8 +16,8 @@
 #include "store_json.h"
 #include "store_text.h"
 
-#define FORMAT "nbd-runner-state"
-#define VERSION 2
+#define STATE_FORMAT "nbd-runner-state"
+#define STATE_VERSION 2
 #define RETRY_MOST_S 30
 
 static const char *const top_members[] = {
@@ -206,8 +206,8 @@ static GString *document_of(const struct write *write)
 {
     struct document *document = document_new();
 
-    add_header(document, "format", json_object_new_string(FORMAT));
-    add_header(document, "version", json_object_new_int(VERSION));
+    add_header(document, "format", json_object_new_string(STATE_FORMAT));
+    add_header(document, "version", json_object_new_int(STATE_VERSION));
     add_header(document, "generation", json_object_new_int64((int64_t)write->generation));
     add_header(document, "saved_at", store_json_from_time(g_get_real_time()));
     add_header(document, "saved_by", json_object_new_string(PACKAGE_STRING));
@@ -400,10 +400,10 @@ static int version_of(struct json_object *top)
     if (!json_object_is_type(top, json_type_object) ||
         !json_object_object_get_ex(top, "format", &format) ||
         !json_object_is_type(format, json_type_string) ||
-        strcmp(json_object_get_string(format), FORMAT) != 0)
+        strcmp(json_object_get_string(format), STATE_FORMAT) != 0)
         return 0;
     if (!json_object_object_get_ex(top, "version", &version) ||
-        !json_object_is_type(version, json_type_int) || json_object_get_int(version) < VERSION)
+        !json_object_is_type(version, json_type_int) || json_object_get_int(version) < STATE_VERSION)
         return 0;
     if (!json_object_object_get_ex(top, "exports", &exports) ||
         !json_object_is_type(exports, json_type_object))
@@ -426,7 +426,7 @@ static int read_top(const char *path, struct json_object **ret_top, struct nbd_f
         r = nbd_fail(why, EBADMSG, "the state file %s %s", path, problem.message);
     else if (version_of(top) == 0)
         r = nbd_fail(why, EBADMSG, "the state file %s is not one of nbd-runner's", path);
-    else if (version_of(top) >= VERSION &&
+    else if (version_of(top) >= STATE_VERSION &&
              document_check(text->str, text->len) == CHECKSUM_WRONG)
         log_warning("the checksum of the state file %s is not that of its content: it was "
                     "edited by hand, and is used as it is", path);
@@ -515,11 +515,11 @@ static void load_top(struct store *store, struct json_object *top)
                  "change is saved", store->path, store->path);
         return;
     }
-    if (version > VERSION) {
+    if (version > STATE_VERSION) {
         store->readonly = true;
         log_warning("the state file %s is of version %d, this is nbd-runner for version %d: "
                     "what it understands is served, nothing can be changed", store->path,
-                    version, VERSION);
+                    version, STATE_VERSION);
     }
     if (json_object_object_get_ex(top, "generation", &generation) &&
         json_object_get_int64(generation) > 0 && json_object_get_int64(generation) < INT64_MAX)
