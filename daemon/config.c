@@ -725,7 +725,7 @@ static int scan_key(struct file_scan *scan, const char *line, struct nbd_failure
                             g_strdup_printf("'%s' in line %u", key, scan->line));
         assign(scan->layer, setting,
                g_strdup_printf("%s line %u: %s", scan->file, scan->line, key),
-               g_steal_pointer(&key), scan->directory);
+               g_strdup(key), scan->directory);
     }
     g_free(key);
     return r;
