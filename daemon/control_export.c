@@ -53,10 +53,14 @@ static void on_undone(void *arg, int result, const struct nbd_failure *why)
     creation_fail(creation, -creation->failure.code, &creation->failure);
 }
 
-/* Take back what was made. What we only adopted is not ours to delete. */
+/* Take back what was made, and for the state file at once. What we only adopted is not ours
+ * to delete. */
 static void creation_undo(struct creation *creation, const struct nbd_failure *why)
 {
     creation->failure = *why;
+    job_seal(creation->job, -why->code, why);
+    store_removed(creation->server->store, creation->export->id);
+    store_jobs_changed(creation->server->store);
     if (creation->adopt) {
         creation_fail(creation, -why->code, &creation->failure);
         return;

@@ -121,6 +121,12 @@ static void premap_finish(struct premap *premap)
     struct mapping *mapping = mapping_find(premap->server->mappings, premap->cookie);
     struct nbd_failure why;
 
+    if (premap->server->stopping) {
+        nbd_fail(&why, EBUSY, "the daemon is stopping; map export \"%s\" when it runs anew",
+                 premap->export->name);
+        premap_fail(premap, &why);
+        return;
+    }
     if (mapping == NULL || mapping->phase == MAPPING_UNMAPPING ||
         premap->export->state == EXPORT_DRAINING) {
         nbd_fail(&why, EBUSY, "export \"%s\" was deleted or unmapped while it was being "

@@ -236,7 +236,7 @@ static void set_outcome(struct job *job, int result, const struct nbd_failure *w
 
 void job_seal(struct job *job, int result, const struct nbd_failure *why)
 {
-    assert(!is_last(job->state));
+    assert(!job_has_ended(job));
     set_outcome(job, result, why);
     job->sealed = true;
     job->cancel = NULL;

@@ -60,7 +60,7 @@ struct job *job_restore(struct job_table *table, const char *id, const char *tok
                         const struct nbd_failure *failure);
 
 /* The outcome is known and shall be saved together with what the job did, before anybody
- * hears of it. job_end() follows, and may still tell another outcome. */
+ * hears of it. Again, when that has failed; job_end() follows. */
 void job_seal(struct job *job, int result, const struct nbd_failure *why);
 
 /* Ends it: DONE for 0, CANCELED for -ECANCELED, else FAILED; wakes those who wait. The job
