@@ -1,0 +1,58 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
+#
+# nbd-runner serve: one file, one export, in the foreground, without control port or state.
+# Every failure of it ends with 1.
+. "$(dirname "$0")/lib.sh"
+requires nbdinfo nbdcopy qemu-io
+
+SOCK=$T/serve.sock
+URI="nbd+unix:///?socket=$SOCK"
+start_serve() { # ARG...
+    local from=$(($(log_lines) + 1)) i
+    "$BUILDDIR/nbd-runner" serve --handler-dir "$HANDLERS" "$@" >>"$LOG" 2>&1 </dev/null &
+    DAEMON=$!
+    for ((i = 0; i < 500; i++)); do
+        is_logged 'serving ' $from && return 0
+        if is_gone $DAEMON; then
+            wait $DAEMON
+            return
+        fi
+        sleep 0.02
+    done
+    return 1
+}
+
+head -c 20000000 /dev/urandom >"$T/file"
+cp "$T/file" "$T/original"
+start_serve --file "$T/file" --unix "$SOCK" || { fail "serve starts" "$LOG"; exit 1; }
+pass "serve starts"
+same "the size is the file's" 20000000 "$(nbdinfo --size "$URI")"
+check "it is copied" nbdcopy "$URI" "$T/copy"
+check "the copy is equal" cmp "$T/original" "$T/copy"
+check "it is written" qemu-io -f raw -c 'write -P 7 0 1M' -c flush "$URI"
+same "the file has the bytes" 7 "$(od -An -tu1 -j 1000 -N 1 "$T/file" | tr -d ' ')"
+check "SIGTERM ends it with 0" stop_daemon
+
+cp "$T/original" "$T/file"
+start_serve --file "$T/file" --unix "$SOCK" --readonly --name some/name ||
+    fail "serve --readonly starts" "$LOG"
+named="nbd+unix:///some/name?socket=$SOCK"
+check "the export is read-only" nbdinfo --is readonly "$named"
+check "a write is refused" bash -c '! qemu-io -f raw -c "write 0 4k" "$0"' "$named"
+check "reading works" nbdcopy "$named" "$T/copy"
+check "the file is as before" cmp "$T/original" "$T/file"
+check "it ends with 0" stop_daemon
+
+start_serve --file "$T/file" --addr 127.0.0.1 --port 0 || fail "serve on TCP starts" "$LOG"
+port=$(sed -n 's/.*serving .*nbd:\/\/127\.0\.0\.1:\([0-9]*\).*/\1/p' "$LOG" | tail -n 1)
+same "it serves on the port that its line names" 20000000 \
+    "$(nbdinfo --size "nbd://127.0.0.1:$port")"
+refuses "a busy port ends with 1" 1 "$port" timeout 20 "$BUILDDIR/nbd-runner" serve \
+    --handler-dir "$HANDLERS" --file "$T/original" --addr 127.0.0.1 --port "$port"
+check "it ends with 0" stop_daemon
+
+serve_fails() { timeout 20 "$BUILDDIR/nbd-runner" serve --handler-dir "$HANDLERS" "$@"; }
+refuses "a file that is not there ends with 1" 1 "$T/none" serve_fails --file "$T/none" --unix "$SOCK"
+refuses "serve without a file ends with 1" 1 "file" serve_fails --unix "$SOCK"
+refuses "an unknown option ends with 1" 1 "--nonsense" serve_fails --nonsense
