@@ -300,8 +300,8 @@ static int resize_block(struct nbd_device *dev, struct nbd_failure *why)
                         g_strerror((int)-size));
     if ((uint64_t)size == dev->size)
         return 0;
-    return nbd_fail(why, ENOTSUP, "'%s' is a block device of %" PRId64 " bytes; change it with "
-                    "its own tools, then resize the export to that", file->shown, size);
+    return nbd_fail(why, ENOTSUP, "'%s' is a block device of %" PRId64 " bytes; change it "
+                    "with its own tools, then resize the export to that", file->shown, size);
 }
 
 static int resize(struct nbd_device *dev, struct nbd_failure *why)

@@ -253,8 +253,8 @@ static int delete_in(struct file *file, int dir, const char *name, struct nbd_fa
                    ? nbd_fail(why, ENOENT, "there is no file '%s'", file->shown)
                    : nbd_fail(why, errno, "'%s': %s", file->shown, g_strerror(errno));
     if (!S_ISREG(st.st_mode))
-        return nbd_fail(why, ENOTSUP, "'%s' is a %s and stays; only the export can be forgotten",
-                        file->shown, kind_of(st.st_mode));
+        return nbd_fail(why, ENOTSUP, "'%s' is a %s and stays; only the export can be "
+                        "forgotten", file->shown, kind_of(st.st_mode));
     r = unlinkat(dir, name, 0) < 0 ? -errno : sync_directory(dir);
     if (r < 0)
         return nbd_fail(why, -r, "'%s' cannot be removed: %s", file->shown, g_strerror(-r));

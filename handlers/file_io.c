@@ -57,8 +57,9 @@ static void start_sync(struct file *file)
 static void sync_failed(struct file *file, int error)
 {
     file->sync_error = error;
-    host->log(NBD_LOG_ERROR, "file: fdatasync of '%s' failed: %s; writes may be lost, and every "
-              "flush fails until the export is opened again", file->shown, g_strerror(-error));
+    host->log(NBD_LOG_ERROR, "file: fdatasync of '%s' failed: %s; writes may be lost, and "
+              "every flush fails until the export is opened again", file->shown,
+              g_strerror(-error));
     end_all(&file->sync_waiting, error);
 }
 

@@ -26,12 +26,11 @@ static int check_components(const char *target, struct nbd_failure *why)
         size_t length = strcspn(p, "/");
 
         if (length == 2 && p[0] == '.' && p[1] == '.')
-            return nbd_fail(why, EINVAL, "the target '%s' holds '..'; name the file without it",
-                            target);
+            return nbd_fail(why, EINVAL, "the target '%s' holds '..'; name the file without "
+                            "it", target);
         if (length > NAME_MAX)
-            return nbd_fail(why, ENAMETOOLONG,
-                            "a part of the target is longer than %d bytes: '%.40s...'", NAME_MAX,
-                            p);
+            return nbd_fail(why, ENAMETOOLONG, "a part of the target is longer than %d "
+                            "bytes: '%.40s...'", NAME_MAX, p);
         p += length;
         p += *p == '/';
     }

@@ -73,8 +73,8 @@ static inline int size_settle(const struct nbd_device *dev, uint64_t *size,
     if (*size == 0 && dev->size <= INT64_MAX)
         *size = dev->size;
     if (*size == 0)
-        return nbd_fail(why, EINVAL, "the size of '%s' is not known; give size=64M or the like",
-                        dev->target);
+        return nbd_fail(why, EINVAL, "the size of '%s' is not known; give size=64M or the "
+                        "like", dev->target);
     return 0;
 }
 

@@ -111,8 +111,9 @@ static bool parse_op(const char *value, uint64_t *ret)
 {
     static const char *const names[] = {"read",  "write",  "flush", "trim",
                                         "cache", "zeroes", "any",   NULL};
-    static const uint64_t values[] = {NBD_OP_READ,  NBD_OP_WRITE,        NBD_OP_FLUSH, NBD_OP_TRIM,
-                                      NBD_OP_CACHE, NBD_OP_WRITE_ZEROES, OP_ANY};
+    static const uint64_t values[] = {NBD_OP_READ,  NBD_OP_WRITE, NBD_OP_FLUSH,
+                                      NBD_OP_TRIM,  NBD_OP_CACHE, NBD_OP_WRITE_ZEROES,
+                                      OP_ANY};
 
     return parse_word(value, names, values, ret);
 }

@@ -785,14 +785,17 @@ static void trim_gives_blocks_back(void **state)
 
 static void zeroes_with_and_without_holes_read_as_zero(void **state)
 {
-    static const uint16_t flags[] = {0, NBD_RQ_NO_HOLE, NBD_RQ_FUA, NBD_RQ_NO_HOLE | NBD_RQ_FUA};
+    static const uint16_t flags[] = {
+        0, NBD_RQ_NO_HOLE, NBD_RQ_FUA, NBD_RQ_NO_HOLE | NBD_RQ_FUA,
+    };
     struct fixture *fixture = *state;
 
     open_new(fixture, "disk", 4 * MIB);
     for (unsigned i = 0; i < G_N_ELEMENTS(flags); i++) {
         g_autofree uint8_t *data = write_all(fixture, 4 * MIB, i);
 
-        assert_int_equal(perform(fixture, NBD_OP_WRITE_ZEROES, flags[i], 4097, 3 * MIB, NULL), 0);
+        assert_int_equal(perform(fixture, NBD_OP_WRITE_ZEROES, flags[i], 4097, 3 * MIB, NULL),
+                         0);
         memset(data + 4097, 0, 3 * MIB);
         assert_device_holds(fixture, data, 4 * MIB);
         if (flags[i] & NBD_RQ_NO_HOLE)
@@ -811,7 +814,8 @@ static void fast_zeroes_are_fast_or_refused(void **state)
     data = write_all(fixture, 4 * MIB, 1);
     assert_int_equal(perform(fixture, NBD_OP_WRITE_ZEROES, NBD_RQ_FAST_ZERO, 0, MIB, NULL), 0);
     memset(data, 0, MIB);
-    r = perform(fixture, NBD_OP_WRITE_ZEROES, NBD_RQ_FAST_ZERO | NBD_RQ_NO_HOLE, MIB, MIB, NULL);
+    r = perform(fixture, NBD_OP_WRITE_ZEROES, NBD_RQ_FAST_ZERO | NBD_RQ_NO_HOLE, MIB, MIB,
+                NULL);
     assert_true(r == 0 || r == -ENOTSUP);
     if (r == 0)
         memset(data + MIB, 0, MIB);
@@ -836,6 +840,59 @@ static void cache_always_succeeds(void **state)
 
     open_new(fixture, "disk", 4 * MIB);
     assert_int_equal(perform(fixture, NBD_OP_CACHE, 0, 0, 4 * MIB, NULL), 0);
+}
+
+/* Holds the file's lock for as long as it takes to copy this much, again and again. */
+struct busy_writer {
+    int fd;
+    char *data;
+    gint stop;
+};
+
+static void *write_much(void *arg)
+{
+    struct busy_writer *writer = arg;
+
+    while (!g_atomic_int_get(&writer->stop))
+        if (pwrite(writer->fd, writer->data, 64 * MIB, (off_t)MIB) < 0)
+            break;
+    return NULL;
+}
+
+static int write_one_byte_now(struct fixture *fixture)
+{
+    char byte = 'x';
+    struct nbd_request rq = {.dev = &fixture->dev, .length = 1, .op = NBD_OP_WRITE,
+                             .data = &byte};
+
+    return fixture->handler->try_now(&rq);
+}
+
+static void writes_leave_the_loop_while_storage_is_slow(void **state)
+{
+    struct fixture *fixture = *state;
+    g_autofree char *path = path_in(fixture, "disk");
+    struct busy_writer writer = {.data = g_malloc0(64 * MIB)};
+    GThread *thread;
+    int tries, r;
+
+    open_new(fixture, "disk", 65 * MIB);
+    assert_int_equal(write_one_byte_now(fixture), 0);
+    writer.fd = open(path, O_WRONLY | O_CLOEXEC);
+    thread = g_thread_new("busy", write_much, &writer);
+    for (tries = 0; write_one_byte_now(fixture) == 0 && tries < 5000; tries++)
+        g_usleep(1000);
+    r = write_one_byte_now(fixture);
+    g_atomic_int_set(&writer.stop, 1);
+    g_thread_join(thread);
+    close(writer.fd);
+    g_free(writer.data);
+    assert_int_equal(r, -EAGAIN);
+    assert_int_equal(perform(fixture, NBD_OP_WRITE, 0, 0, 1, &(char){'y'}), 0);
+
+    for (tries = 0; write_one_byte_now(fixture) != 0 && tries < 1500; tries++)
+        g_usleep(10000);
+    assert_int_equal(write_one_byte_now(fixture), 0);
 }
 
 /* ---- Flushes ---- */
@@ -996,7 +1053,8 @@ static void extents_stop_when_told(void **state)
     /* What was cut off does not read as zeroes. */
     map_of = (struct map_of_extents){.count = 0};
     assert_int_equal(truncate(path, (off_t)MIB), 0);
-    assert_int_equal(fixture->handler->extents(&fixture->dev, MIB, MIB, add_extent, &map_of), 0);
+    assert_int_equal(fixture->handler->extents(&fixture->dev, MIB, MIB, add_extent, &map_of),
+                     0);
     assert_int_equal(map_of.count, 1);
     assert_int_equal(map_of.row[0].flags, NBD_EXTENT_DATA);
 }
@@ -1054,8 +1112,8 @@ static void a_block_device_is_served(void **state)
     data = write_all(fixture, 4 * MIB, 1);
     assert_int_equal(perform(fixture, NBD_OP_WRITE_ZEROES, 0, 100, MIB, NULL), 0);
     memset(data + 100, 0, MIB);
-    assert_int_equal(perform(fixture, NBD_OP_WRITE_ZEROES, NBD_RQ_NO_HOLE | NBD_RQ_FUA, 2 * MIB,
-                             1000, NULL), 0);
+    assert_int_equal(perform(fixture, NBD_OP_WRITE_ZEROES, NBD_RQ_NO_HOLE | NBD_RQ_FUA,
+                             2 * MIB, 1000, NULL), 0);
     memset(data + 2 * MIB, 0, 1000);
     assert_int_equal(perform(fixture, NBD_OP_WRITE_ZEROES, 0, 2 * MIB + 2000, 7, NULL), 0);
     memset(data + 2 * MIB + 2000, 0, 7);
@@ -1132,6 +1190,7 @@ static int run_all(const char *name, const char *base, bool no_ring)
         TEST(fast_zeroes_are_fast_or_refused),
         TEST(huge_ranges_are_trimmed_and_zeroed_at_once),
         TEST(cache_always_succeeds),
+        TEST(writes_leave_the_loop_while_storage_is_slow),
         TEST(flushes_that_wait_share_one_sync),
         TEST(a_flush_with_nothing_to_do_ends_at_once),
         TEST(many_requests_in_flight_keep_their_data),

@@ -34,7 +34,9 @@ static void load(const char *path)
 {
     struct nbd_handler *(*init)(const struct nbd_config *);
 
-    fixture = (struct fixture){.config = {.abi = NBD_HANDLER_ABI, .size = sizeof(fixture.config)}};
+    fixture = (struct fixture){.result = 0};
+    fixture.config.abi = NBD_HANDLER_ABI;
+    fixture.config.size = sizeof(fixture.config);
     fixture.config.host = fake_host_start();
     fixture.library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     assert_non_null(fixture.library);
@@ -199,8 +201,9 @@ static void a_size_can_be_an_option(void **state)
 
 static void a_senseless_size_is_refused(void **state)
 {
-    static const char *const bad[] = {"", "0", "-1", "1X", "9999999999999999999999", "8388608T",
-                                      "1MiB", " 1"};
+    static const char *const bad[] = {
+        "", "0", "-1", "1X", "9999999999999999999999", "8388608T", "1MiB", " 1",
+    };
 
     (void)state;
     for (unsigned i = 0; i < G_N_ELEMENTS(bad); i++) {
