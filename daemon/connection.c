@@ -15,6 +15,7 @@
 
 #include <glib.h>
 
+#include "commands.h"
 #include "handshake.h"
 #include "listener.h"
 #include "log.h"
@@ -98,6 +99,7 @@ struct request *connection_request_new(struct connection *conn)
     request->buffer = NULL;
     request->rq.data = NULL;
     request->blocks = false;
+    request->group = NULL;
     request->received = request->sent = 0;
     request->data = NULL;
     request->data_length = 0;
@@ -294,9 +296,14 @@ void connection_commit(struct connection *conn, size_t size)
     mark_dirty(conn);
 }
 
+static size_t reply_size(const struct request *request)
+{
+    return request->head_length + request->data_length + request->tail_length;
+}
+
 void connection_queue_reply(struct connection *conn, struct request *request)
 {
-    if (conn->phase == PHASE_CLOSING) {
+    if (conn->phase == PHASE_CLOSING || reply_size(request) == 0) {
         connection_request_free(conn, request);
     } else {
         request->next = NULL;
@@ -305,11 +312,6 @@ void connection_queue_reply(struct connection *conn, struct request *request)
         conn->n_replies++;
     }
     mark_dirty(conn);
-}
-
-static size_t reply_size(const struct request *request)
-{
-    return request->head_length + request->data_length + request->tail_length;
 }
 
 static void pop_reply(struct connection *conn)
@@ -580,7 +582,7 @@ static bool receive(struct connection *conn, uint8_t *scratch, size_t *length)
         part = MIN((size_t)n, iov[0].iov_len);
         request->received += part;
         if (request->received == request->length)
-            transmission_payload_complete(conn);
+            command_payload_complete(conn);
     }
     *length += (size_t)n - part;
     conn->active_ns = loop_now_ns();

@@ -11,6 +11,7 @@
 
 #include <json-c/json.h>
 
+#include "extents.h"
 #include "log.h"
 #include "nbd_protocol.h"
 #include "server.h"
@@ -215,6 +216,7 @@ static void export_free(void *data)
     struct export *export = data;
     struct export_private *x = export->private;
 
+    extents_drop(export);
     event_free(x->linger);
     g_queue_clear(&x->waiters);
     g_hash_table_destroy(export->opts);
@@ -614,6 +616,7 @@ static void work_close(struct call *call)
 
 static void end_close(struct call *call)
 {
+    extents_drop(call->export);
     call->export->private->backstore = CLOSED;
 }
 

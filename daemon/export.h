@@ -75,6 +75,8 @@ struct export {
     struct export_counters counters;
     unsigned blocking;                 /* requests on workers, for a handler that blocks */
     struct request *blocked, **blocked_tail; /* that wait for a worker */
+    uint64_t changes;                  /* counts changes of the content, see extents.h */
+    struct extent_cache *extents;      /* extents.c's own */
 
     /* Written by mapping.c: struct mapping *, owned there. */
     GPtrArray *mappings;

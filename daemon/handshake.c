@@ -13,6 +13,7 @@
 #include <glib.h>
 
 #include "log.h"
+#include "meta_context.h"
 #include "nbd_protocol.h"
 #include "server.h"
 
@@ -122,6 +123,12 @@ static struct export *find_export(struct connection *conn, const char *name,
 
 /* ---- Opening an export: INFO, GO, EXPORT_NAME ---- */
 
+/* The contexts that were chosen hold for the export that they were chosen for. */
+static bool has_contexts(const struct connection *conn, const struct export *export)
+{
+    return conn->contexts != 0 && strcmp(conn->contexts_export, export->id) == 0;
+}
+
 static uint16_t flags_for(const struct connection *conn, const struct export *export,
                           bool readonly)
 {
@@ -132,6 +139,8 @@ static uint16_t flags_for(const struct connection *conn, const struct export *ex
                           NBD_FLAG_SEND_CACHE)) | NBD_FLAG_READ_ONLY;
     if (conn->structured)
         flags |= NBD_FLAG_SEND_DF;
+    if (conn->extended && has_contexts(conn, export))
+        flags |= NBD_FLAG_BLOCK_STATUS_PAYLOAD;
     return flags;
 }
 
@@ -193,6 +202,8 @@ static void start_transmission(struct connection *conn, struct export *export,
     conn->readonly = is_readonly(export, mapping);
     conn->flags = flags;
     conn->mapping = mapping;
+    if (!has_contexts(conn, export))
+        conn->contexts = 0;
     export->connections++;
     if (mapping != NULL)
         mapping_connected(mapping);
@@ -406,6 +417,126 @@ static bool do_info(struct connection *conn, const struct option *opt)
     return open_export(conn, opt->type, name, wants_name, wants_description);
 }
 
+static bool do_structured_reply(struct connection *conn, const struct option *opt)
+{
+    if (opt->length > 0)
+        return refuse(conn, opt->type, NBD_REP_ERR_INVALID, "STRUCTURED_REPLY has no data");
+    if (conn->extended)
+        return refuse(conn, opt->type, NBD_REP_ERR_EXT_HEADER_REQD,
+                      "EXTENDED_HEADERS was chosen, which includes structured replies");
+    if (!acknowledge(conn, opt->type))
+        return false;
+    conn->structured = true;
+    return true;
+}
+
+static bool do_extended_headers(struct connection *conn, const struct option *opt)
+{
+    if (opt->length > 0)
+        return refuse(conn, opt->type, NBD_REP_ERR_INVALID, "EXTENDED_HEADERS has no data");
+    if (!acknowledge(conn, opt->type))
+        return false;
+    conn->structured = conn->extended = true;
+    return true;
+}
+
+/* ---- Options: metadata contexts ---- */
+
+/* What LIST_META_CONTEXT and SET_META_CONTEXT say. */
+struct context_query {
+    char *name;      /* of the export */
+    uint32_t n;      /* queries */
+    unsigned set;    /* the contexts that they mean, a bit each */
+};
+
+/* The sentence against the option, or NULL. */
+static const char *parse_context_query(const struct option *opt, struct context_query *ret)
+{
+    const uint8_t *p = opt->data, *end = opt->data + opt->length;
+    bool list = opt->type == NBD_OPT_LIST_META_CONTEXT;
+    uint32_t length = opt->length >= 8 ? get32(p) : 0;
+
+    if (opt->length < 8 || length > opt->length - 8)
+        return "the option is too short for its export name";
+    ret->name = take_string(p + 4, length);
+    if (ret->name == NULL)
+        return "an export name is UTF-8 of at most 4096 bytes without NUL";
+    p += 4 + length;
+    ret->n = get32(p);
+    p += 4;
+    for (uint32_t i = 0; i < ret->n; i++) {
+        if (end - p < 4 || (length = get32(p)) > (size_t)(end - p) - 4)
+            return "the option is too short for its queries";
+        if (length > NBD_MAX_STRING)
+            return "a query has at most 4096 bytes";
+        ret->set |= meta_context_match((const char *)p + 4, length, list);
+        p += 4 + length;
+    }
+    if (p != end)
+        return "the option is longer than its queries";
+    if (list && ret->n == 0)
+        ret->set = (1u << N_META_CONTEXTS) - 1;
+    return NULL;
+}
+
+static bool reply_context(struct connection *conn, uint32_t option, enum meta_context context)
+{
+    const char *name = meta_context_name(context);
+    uint32_t id = htobe32(option == NBD_OPT_SET_META_CONTEXT ? meta_context_id(context) : 0);
+    uint8_t data[4 + 64];
+
+    memcpy(data, &id, 4);
+    memcpy(data + 4, name, strlen(name));
+    return reply(conn, option, NBD_REP_META_CONTEXT, data, 4 + strlen(name));
+}
+
+static bool reply_contexts(struct connection *conn, const struct option *opt,
+                           const struct context_query *query)
+{
+    struct mapping *mapping;
+    struct export *export = find_export(conn, query->name, &mapping);
+
+    if (export == NULL) {
+        g_autofree char *quoted = log_quote(query->name, strlen(query->name));
+
+        return refuse(conn, opt->type, NBD_REP_ERR_UNKNOWN, "there is no export %s", quoted);
+    }
+    for (unsigned i = 0; i < N_META_CONTEXTS; i++)
+        if ((query->set & 1u << i) && !reply_context(conn, opt->type, i))
+            return false;
+    if (!acknowledge(conn, opt->type))
+        return false;
+    if (opt->type == NBD_OPT_SET_META_CONTEXT) {
+        conn->contexts = query->set;
+        conn->contexts_export = g_strdup(export->id);
+    }
+    return true;
+}
+
+/* Room for all replies of a context option, so that it never stops half way. */
+#define CONTEXT_REPLIES_BYTES 2048
+
+static bool do_meta_context(struct connection *conn, const struct option *opt)
+{
+    struct context_query query = { 0 };
+    const char *wrong;
+    bool done;
+
+    if (connection_reserve(conn, CONTEXT_REPLIES_BYTES) == NULL)
+        return false;
+    if (opt->type == NBD_OPT_SET_META_CONTEXT) { /* replaces the choice even when it fails */
+        conn->contexts = 0;
+        g_clear_pointer(&conn->contexts_export, g_free);
+    }
+    wrong = parse_context_query(opt, &query);
+    if (wrong == NULL && !conn->structured)
+        wrong = "metadata contexts need STRUCTURED_REPLY first";
+    done = wrong != NULL ? refuse(conn, opt->type, NBD_REP_ERR_INVALID, "%s", wrong)
+                         : reply_contexts(conn, opt, &query);
+    g_free(query.name);
+    return done;
+}
+
 static const struct {
     uint32_t type;
     bool (*run)(struct connection *conn, const struct option *opt);
@@ -415,6 +546,10 @@ static const struct {
     { NBD_OPT_LIST, do_list },
     { NBD_OPT_INFO, do_info },
     { NBD_OPT_GO, do_info },
+    { NBD_OPT_STRUCTURED_REPLY, do_structured_reply },
+    { NBD_OPT_LIST_META_CONTEXT, do_meta_context },
+    { NBD_OPT_SET_META_CONTEXT, do_meta_context },
+    { NBD_OPT_EXTENDED_HEADERS, do_extended_headers },
 };
 
 static bool run_option(struct connection *conn, const struct option *opt)

@@ -17,6 +17,7 @@
 #include "nbd-runner/handler.h"
 
 struct connection;
+struct read_group;
 
 /* Largest header of a reply: extended reply header, offset of the chunk, or an error chunk
  * without its text. */
@@ -38,9 +39,12 @@ struct request {
     uint16_t type;            /* the client's: NBD_CMD_* */
     uint16_t wire_flags;      /* the client's: NBD_CMD_FLAG_* */
 
-    /* transmission.c: */
+    /* commands.c: */
     uint64_t cookie;          /* in network order, as it came */
-    uint64_t offset, length;  /* as the client gave them */
+    uint64_t offset, length;  /* of the request, or of this part of it */
+    uint64_t request_offset;  /* as the client gave it */
+    struct read_group *group; /* of a part of a read, else NULL */
+    unsigned contexts;        /* BLOCK_STATUS */
     void *buffer;             /* from the buffer pool, or NULL */
     size_t buffer_size;
     size_t received;          /* payload bytes so far */

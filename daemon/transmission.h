@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
  *
- * The transmission phase (protocol document, "Transmission"): requests in, replies out, and
- * the only place where an errno becomes an NBD error. Loop thread only.
+ * The transmission phase (protocol document, "Transmission"): requests in, each
+ * checked and handed on. Loop thread only.
  */
 #ifndef NR_TRANSMISSION_H
 #define NR_TRANSMISSION_H
@@ -10,9 +10,6 @@
 
 /* Take one message off the input: bytes taken, or 0 when it is not all there or has to wait. */
 size_t transmission_receive(struct connection *conn, const struct input *input);
-
-/* All of a payload that was received straight into its request's buffer. */
-void transmission_payload_complete(struct connection *conn);
 
 /* A reply from a file could not be sent to its end. */
 void transmission_file_failed(struct connection *conn, struct request *request, int error);
