@@ -320,12 +320,13 @@ void server_free(struct server *server)
     rpc_server_free(server->rpc);
     control_gate_free(server->gate);
     connection_table_free(server->connections);
-    worker_pool_free(server->workers); /* what runs may still use what follows */
+    worker_pool_settle(server->workers); /* what runs may still use what follows */
     store_free(server->store);
     job_table_free(server->jobs);
     mapping_table_free(server->mappings);
     registry_free(server->registry);
     handler_set_free(server->handlers);
+    worker_pool_free(server->workers);
     loop_free(server->loop);
     buffer_pool_free(server->buffers);
     config_free(server->config);

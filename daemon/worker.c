@@ -6,15 +6,19 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 
 #include <glib.h>
 
 struct worker_pool {
     struct loop *loop;
     GThreadPool *threads;
+    atomic_uint unfinished; /* calls whose done() has not run */
+    bool closed;            /* freed with the last of them */
 };
 
 struct work {
+    struct worker_pool *pool;
     struct loop_task task;
     void (*work)(void *arg);
     void (*done)(void *arg);
@@ -24,9 +28,13 @@ struct work {
 static void on_done(void *arg)
 {
     struct work *work = arg;
+    struct worker_pool *pool = work->pool;
 
-    work->done(work->arg);
+    if (work->done != NULL)
+        work->done(work->arg);
     g_free(work);
+    if (atomic_fetch_sub(&pool->unfinished, 1) == 1 && pool->closed)
+        g_free(pool);
 }
 
 static void on_thread(gpointer data, gpointer user_data)
@@ -38,10 +46,7 @@ static void on_thread(gpointer data, gpointer user_data)
     sigfillset(&all); /* signals are the loop's */
     pthread_sigmask(SIG_SETMASK, &all, NULL);
     work->work(work->arg);
-    if (work->done != NULL)
-        loop_post(pool->loop, &work->task);
-    else
-        g_free(work);
+    loop_post(pool->loop, &work->task);
 }
 
 struct worker_pool *worker_pool_new(struct loop *loop, unsigned threads)
@@ -53,12 +58,20 @@ struct worker_pool *worker_pool_new(struct loop *loop, unsigned threads)
     return pool;
 }
 
+void worker_pool_settle(struct worker_pool *pool)
+{
+    while (pool != NULL && atomic_load(&pool->unfinished) > 0)
+        event_base_loop(loop_base(pool->loop), EVLOOP_ONCE);
+}
+
 void worker_pool_free(struct worker_pool *pool)
 {
     if (pool == NULL)
         return;
     g_thread_pool_free(pool->threads, FALSE, TRUE);
-    g_free(pool);
+    pool->closed = true;
+    if (atomic_load(&pool->unfinished) == 0)
+        g_free(pool);
 }
 
 void worker_run(struct worker_pool *pool, void (*work)(void *arg), void (*done)(void *arg),
@@ -66,10 +79,12 @@ void worker_run(struct worker_pool *pool, void (*work)(void *arg), void (*done)(
 {
     struct work *item = g_new0(struct work, 1);
 
+    item->pool = pool;
     item->task.run = on_done;
     item->task.arg = item;
     item->work = work;
     item->done = done;
     item->arg = arg;
+    atomic_fetch_add(&pool->unfinished, 1);
     g_thread_pool_push(pool->threads, item, NULL);
 }
