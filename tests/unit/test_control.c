@@ -1,0 +1,915 @@
+/* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
+ *
+ * The control procedures, called over a socket pair, against a real registry, real handlers
+ * from the build folder and a real state file in a directory of its own.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <glib/gstdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "control.h"
+#include "control_private.h"
+#include "log.h"
+
+#define PATIENCE_MS 5000
+#define REQUEST_BYTES 65536
+#define MIB (UINT64_C(1) << 20)
+
+struct fixture {
+    char *dir;
+    struct server *server;
+    int fd;
+    GByteArray *in;
+    uint32_t xid;
+};
+
+/* ---- The fixture ---- */
+
+static void set_string(char **member, char *value)
+{
+    g_free(*member);
+    *member = value;
+}
+
+static struct config *make_config(const char *dir)
+{
+    struct config *config = config_new();
+
+    set_string(&config->state_file, g_strconcat(dir, "/saveconfig.json", NULL));
+    set_string(&config->config_file, g_strconcat(dir, "/nbd-runner.conf", NULL));
+    set_string(&config->handler_dir, g_strdup(HANDLER_DIR_BUILT));
+    set_string(&config->pid_file, g_strdup(""));
+    g_strfreev(config->file_roots);
+    config->file_roots = g_new0(char *, 2);
+    config->file_roots[0] = g_strconcat(dir, "/images", NULL);
+    return config;
+}
+
+static void start(struct fixture *f)
+{
+    const struct rpc_limits limits = { .max_clients = 8, .record_bytes = 1 << 20,
+                                       .record_timeout_s = 10, .idle_timeout_s = 300 };
+    struct rpc_program program;
+    struct nbd_failure why;
+    int pair[2];
+
+    f->server = server_new(make_config(f->dir), &why);
+    assert_non_null(f->server);
+    f->server->jobs = job_table_new(f->server);
+    f->server->store = store_new(f->server, f->server->config->state_file);
+    assert_int_equal(store_load(f->server->store, &why), 0);
+    program = control_program(f->server);
+    f->server->rpc = rpc_server_new(f->server->loop, &program, &limits);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair), 0);
+    rpc_server_accept(f->server->rpc, pair[1], "unix:1", true);
+    f->fd = pair[0];
+    f->in = g_byte_array_new();
+}
+
+static void stop(struct fixture *f)
+{
+    server_free(f->server);
+    close(f->fd);
+    g_byte_array_unref(f->in);
+}
+
+static int set_up(void **state)
+{
+    struct fixture *f = *state = g_new0(struct fixture, 1);
+    g_autofree char *images = NULL;
+
+    log_set_level(NBD_LOG_ERROR);
+    f->dir = g_dir_make_tmp("test_control-XXXXXX", NULL);
+    assert_non_null(f->dir);
+    images = g_strconcat(f->dir, "/images", NULL);
+    assert_int_equal(mkdir(images, 0700), 0);
+    start(f);
+    return 0;
+}
+
+static void remove_below(const char *path)
+{
+    GDir *dir = g_dir_open(path, 0, NULL);
+    const char *name;
+
+    while (dir != NULL && (name = g_dir_read_name(dir)) != NULL) {
+        g_autofree char *child = g_build_filename(path, name, NULL);
+
+        remove_below(child);
+    }
+    if (dir != NULL)
+        g_dir_close(dir);
+    g_remove(path);
+}
+
+static int tear_down(void **state)
+{
+    struct fixture *f = *state;
+
+    stop(f);
+    g_chmod(f->dir, 0700);
+    remove_below(f->dir);
+    g_free(f->dir);
+    g_free(f);
+    return 0;
+}
+
+/* ---- Calling ---- */
+
+static void turn(struct fixture *f)
+{
+    event_base_loop(loop_base(f->server->loop), EVLOOP_NONBLOCK);
+}
+
+static uint32_t send_call(struct fixture *f, uint32_t procedure, xdrproc_t encode, void *args)
+{
+    static char record[REQUEST_BYTES];
+    uint32_t words[] = { 0, ++f->xid, 0, 2, RPC_NBD, RPC_NBD_V2, procedure, 0, 0, 0, 0 };
+    u_int length;
+    XDR xdrs;
+
+    xdrmem_create(&xdrs, record + sizeof(words), sizeof(record) - sizeof(words), XDR_ENCODE);
+    assert_true(encode == NULL || encode(&xdrs, args));
+    length = (u_int)sizeof(words) + xdr_getpos(&xdrs);
+    words[0] = 0x80000000u | (length - 4);
+    for (size_t i = 0; i < G_N_ELEMENTS(words); i++)
+        words[i] = htonl(words[i]);
+    memcpy(record, words, sizeof(words));
+    assert_int_equal(write(f->fd, record, length), length);
+    return f->xid;
+}
+
+/* Length of the whole reply that has come, or 0. */
+static guint reply_length(const struct fixture *f)
+{
+    uint32_t header;
+
+    if (f->in->len < 4)
+        return 0;
+    memcpy(&header, f->in->data, 4);
+    header = ntohl(header) & 0x7fffffff;
+    return f->in->len - 4 >= header ? header : 0;
+}
+
+/* The result of the next reply; free it with xdr_free(). */
+static void await_result(struct fixture *f, uint32_t xid, xdrproc_t decode, void *result)
+{
+    guint8 bytes[65536];
+    guint length = 0;
+    uint32_t words[6];
+    XDR xdrs;
+
+    for (int i = 0; i < PATIENCE_MS && (length = reply_length(f)) == 0; i++) {
+        ssize_t n;
+
+        turn(f);
+        n = read(f->fd, bytes, sizeof(bytes));
+        if (n > 0)
+            g_byte_array_append(f->in, bytes, (guint)n);
+        else
+            g_usleep(1000);
+    }
+    assert_true(length >= sizeof(words));
+    memcpy(words, f->in->data + 4, sizeof(words));
+    assert_int_equal(ntohl(words[0]), xid);
+    assert_int_equal(ntohl(words[2]), MSG_ACCEPTED);
+    assert_int_equal(ntohl(words[5]), SUCCESS);
+    xdrmem_create(&xdrs, (char *)f->in->data + 4 + sizeof(words),
+                  length - (u_int)sizeof(words), XDR_DECODE);
+    assert_true(decode(&xdrs, result));
+    assert_int_equal(xdr_getpos(&xdrs), length - sizeof(words));
+    g_byte_array_remove_range(f->in, 0, length + 4);
+}
+
+#define CALL(f, procedure, args_type, args, result_type, result) \
+    await_result(f, send_call(f, procedure, (xdrproc_t)xdr_##args_type, args), \
+                 (xdrproc_t)xdr_##result_type, memset(result, 0, sizeof(*(result))))
+#define FREE(type, value) xdr_free((xdrproc_t)xdr_##type, value)
+
+/* What a refusal must be: this code, and a sentence that has this part. */
+static void expect_refusal(nr_code code, const nr_error *error, nr_code wanted, const char *part)
+{
+    assert_int_equal(code, wanted);
+    if (strstr(error->message, part) == NULL)
+        fail_msg("\"%s\" does not say \"%s\"", error->message, part);
+}
+
+static nr_backstore store_of(const char *handler, const char *target)
+{
+    return (nr_backstore){ .handler = (char *)handler, .target = (char *)target };
+}
+
+static nr_create_args create_args(const char *handler, const char *target, uint64_t size)
+{
+    return (nr_create_args){ .token = (char *)"", .name = (char *)"",
+                             .description = (char *)"", .store = store_of(handler, target),
+                             .size = size };
+}
+
+/* Waits for the job's end. */
+static nr_job_res await_job(struct fixture *f, nr_job_res job)
+{
+    nr_job_res result;
+
+    assert_int_equal(job.code, NR_OK);
+    CALL(f, NR_JOB_GET, nr_job_args,
+         (&(nr_job_args){ .id = job.nr_job_res_u.job.id, .wait_ms = 4000 }), nr_job_res, &result);
+    FREE(nr_job_res, &job);
+    assert_int_equal(result.code, NR_OK);
+    return result;
+}
+
+static nr_job_res create(struct fixture *f, nr_create_args args)
+{
+    nr_job_res result;
+
+    CALL(f, NR_CREATE, nr_create_args, &args, nr_job_res, &result);
+    return result;
+}
+
+static void expect_job(nr_job_res result, nr_job_state state, nr_code code, const char *part)
+{
+    const nr_job *job = &result.nr_job_res_u.job;
+
+    assert_int_equal(result.code, NR_OK);
+    if (job->state != state)
+        fail_msg("state %d: %s", (int)job->state, job->last_error.message);
+    assert_int_equal(job->code, code);
+    assert_non_null(strstr(job->last_error.message, part));
+    FREE(nr_job_res, &result);
+}
+
+/* An export of 1 MiB of memory. */
+static void have_export(struct fixture *f, const char *target)
+{
+    expect_job(await_job(f, create(f, create_args("mem", target, MIB))), NR_J_DONE, NR_OK, "");
+}
+
+static nr_job_res delete_export(struct fixture *f, nr_backstore store, const char *name,
+                                bool keep_data, bool force)
+{
+    nr_delete_args args = { .store = store, .name = (char *)name, .keep_data = keep_data,
+                            .force = force };
+    nr_job_res result;
+
+    CALL(f, NR_DELETE, nr_delete_args, &args, nr_job_res, &result);
+    return result;
+}
+
+static nr_job_res delete_name(struct fixture *f, const char *name, bool force)
+{
+    return delete_export(f, store_of("", ""), name, false, force);
+}
+
+static nr_ticket_res premap(struct fixture *f, const char *name, const char *resume, bool multi)
+{
+    nr_map_args args = { .store = store_of("", ""), .name = (char *)name, .multi = multi,
+                         .client = (char *)"host-a", .client_boot = (char *)"",
+                         .resume = (char *)resume };
+    nr_ticket_res result;
+
+    CALL(f, NR_PREMAP, nr_map_args, &args, nr_ticket_res, &result);
+    return result;
+}
+
+static nr_mapping_res postmap(struct fixture *f, const char *cookie, bool ok, const char *device)
+{
+    nr_postmap_args args = { .cookie = (char *)cookie, .ok = ok, .device = (char *)device,
+                             .reason = (char *)"the device is busy" };
+    nr_mapping_res result;
+
+    CALL(f, NR_POSTMAP, nr_postmap_args, &args, nr_mapping_res, &result);
+    return result;
+}
+
+static nr_mapping_res unmap(struct fixture *f, nr_unmap_step step, const char *name,
+                            const char *device, bool force)
+{
+    nr_unmap_args args = { .step = step, .cookie = (char *)"", .store = store_of("", ""),
+                           .name = (char *)name, .device = (char *)device, .client = (char *)"",
+                           .force = force };
+    nr_mapping_res result;
+
+    CALL(f, NR_UNMAP, nr_unmap_args, &args, nr_mapping_res, &result);
+    return result;
+}
+
+/* A mapping of the export that is recorded; nobody is connected. The caller frees it. */
+static char *have_mapping(struct fixture *f, const char *name, const char *device)
+{
+    nr_ticket_res ticket = premap(f, name, "", false);
+    nr_mapping_res mapping;
+    char *cookie;
+
+    assert_int_equal(ticket.code, NR_OK);
+    cookie = g_strdup(ticket.nr_ticket_res_u.ticket.cookie);
+    FREE(nr_ticket_res, &ticket);
+    mapping = postmap(f, cookie, true, device);
+    assert_int_equal(mapping.code, NR_OK);
+    FREE(nr_mapping_res, &mapping);
+    return cookie;
+}
+
+static nr_export_res export_get(struct fixture *f, const char *name)
+{
+    nr_export_res result;
+
+    CALL(f, NR_EXPORT_GET, nr_name_args, (&(nr_name_args){ .name = (char *)name }),
+         nr_export_res, &result);
+    return result;
+}
+
+static bool exists(struct fixture *f, const char *name)
+{
+    return registry_find(f->server->registry, name) != NULL;
+}
+
+static bool is_saved(struct fixture *f, const char *text)
+{
+    g_autofree char *content = NULL;
+
+    return g_file_get_contents(f->server->config->state_file, &content, NULL, NULL) &&
+           strstr(content, text) != NULL;
+}
+
+/* From now on nothing can be saved: a directory in the place of the file cannot be replaced,
+ * not even by root. */
+static void break_state_file(struct fixture *f)
+{
+    const char *path = f->server->config->state_file;
+    g_autofree char *inside = g_strconcat(path, "/x", NULL);
+
+    assert_int_equal(g_remove(path), 0);
+    assert_int_equal(g_mkdir(path, 0700), 0);
+    assert_int_equal(g_mkdir(inside, 0700), 0);
+}
+
+static u_int list(struct fixture *f, const char *handler, nr_list_what what, const char *after,
+                  u_int limit, bool *ret_more)
+{
+    nr_list_args args = { .handler = (char *)handler, .what = what, .after = (char *)after,
+                          .limit = limit };
+    nr_list_res result;
+    u_int rows;
+
+    CALL(f, NR_LIST, nr_list_args, &args, nr_list_res, &result);
+    assert_int_equal(result.code, NR_OK);
+    rows = result.nr_list_res_u.list.rows.rows_len;
+    *ret_more = result.nr_list_res_u.list.more;
+    FREE(nr_list_res, &result);
+    return rows;
+}
+
+/* ---- Create ---- */
+
+static void a_created_export_is_listed_and_saved(void **state)
+{
+    struct fixture *f = *state;
+    nr_export_res result;
+    bool more;
+
+    have_export(f, "disk1");
+    assert_true(is_saved(f, "mem/disk1"));
+    result = export_get(f, "mem/disk1");
+    assert_int_equal(result.code, NR_OK);
+    assert_int_equal(result.nr_export_res_u.x.size, MIB);
+    assert_int_equal(result.nr_export_res_u.x.state, NR_X_READY);
+    assert_string_equal(result.nr_export_res_u.x.job, "");
+    FREE(nr_export_res, &result);
+    assert_int_equal(list(f, "", NR_L_ALL, "", 0, &more), 1);
+    assert_false(more);
+}
+
+static void the_same_token_gives_the_same_job(void **state)
+{
+    struct fixture *f = *state;
+    nr_create_args args = create_args("mem", "disk1", MIB);
+    nr_job_res first, second, third;
+
+    args.token = (char *)"token-1";
+    first = create(f, args);
+    second = create(f, args);
+    assert_string_equal(first.nr_job_res_u.job.id, second.nr_job_res_u.job.id);
+    FREE(nr_job_res, &first);
+    expect_job(await_job(f, second), NR_J_DONE, NR_OK, "");
+    assert_true(is_saved(f, "token-1"));
+
+    stop(f);
+    start(f);
+    third = create(f, args);
+    assert_int_equal(third.nr_job_res_u.job.state, NR_J_DONE);
+    FREE(nr_job_res, &third);
+}
+
+static void a_name_or_backstore_is_given_once(void **state)
+{
+    struct fixture *f = *state;
+    nr_create_args args = create_args("mem", "disk2", MIB);
+    nr_job_res result;
+
+    have_export(f, "disk1");
+    args.name = (char *)"mem/disk1";
+    result = create(f, args);
+    expect_refusal(result.code, &result.nr_job_res_u.err, NR_EEXIST, "mem/disk1");
+    FREE(nr_job_res, &result);
+
+    args = create_args("mem", "disk1", MIB);
+    args.name = (char *)"other";
+    result = create(f, args);
+    expect_refusal(result.code, &result.nr_job_res_u.err, NR_EEXIST, "mem/disk1");
+    FREE(nr_job_res, &result);
+}
+
+static void bad_arguments_are_refused_with_a_sentence(void **state)
+{
+    static const struct {
+        const char *name, *handler, *target, *part;
+        uint64_t size;
+        nr_code code;
+    } cases[] = {
+        { "", "mem", "disk1", "size", 0, NR_EINVAL },
+        { "", "mem", "disk1", "size", UINT64_MAX, NR_EINVAL },
+        { "", "nothing", "disk1", "nothing", 4096, NR_ENOENT },
+        { "", "", "disk1", "handler", 4096, NR_EINVAL },
+        { "", "mem", "", "target", 4096, NR_EINVAL },
+        { "@map/x", "mem", "disk1", "@map/x", 4096, NR_EINVAL },
+        { "/x", "mem", "disk1", "/x", 4096, NR_EINVAL },
+        { "a/../b", "mem", "disk1", "..", 4096, NR_EINVAL },
+        { " x", "mem", "disk1", "space", 4096, NR_EINVAL },
+        { "x\n", "mem", "disk1", "control", 4096, NR_EINVAL },
+        { "\xff", "mem", "disk1", "UTF-8", 4096, NR_EINVAL },
+    };
+    struct fixture *f = *state;
+
+    for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
+        nr_create_args args = create_args(cases[i].handler, cases[i].target, cases[i].size);
+        nr_job_res result;
+
+        args.name = (char *)cases[i].name;
+        result = create(f, args);
+        expect_refusal(result.code, &result.nr_job_res_u.err, cases[i].code, cases[i].part);
+        FREE(nr_job_res, &result);
+    }
+    assert_int_equal(registry_size(f->server->registry), 0);
+}
+
+static void a_create_that_fails_leaves_nothing(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *path = g_strconcat(f->dir, "/images/disk1", NULL);
+
+    assert_true(g_file_set_contents(path, "mine", 4, NULL));
+    expect_job(await_job(f, create(f, create_args("file", "disk1", MIB))), NR_J_FAILED,
+               NR_EEXIST, "disk1");
+    assert_false(exists(f, "file/disk1"));
+    assert_true(g_file_test(path, G_FILE_TEST_EXISTS));
+}
+
+static void an_existing_backing_store_is_adopted(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *path = g_strconcat(f->dir, "/images/disk1", NULL);
+    nr_create_args args = create_args("file", "disk1", 0);
+    nr_job_res result;
+
+    args.adopt = true;
+    result = await_job(f, create(f, args));
+    assert_int_equal(result.nr_job_res_u.job.state, NR_J_FAILED);
+    FREE(nr_job_res, &result);
+    assert_false(exists(f, "file/disk1"));
+
+    assert_true(g_file_set_contents(path, "content", -1, NULL));
+    assert_int_equal(truncate(path, 8192), 0);
+    expect_job(await_job(f, create(f, args)), NR_J_DONE, NR_OK, "");
+    assert_int_equal(registry_find(f->server->registry, "file/disk1")->size, 8192);
+}
+
+static void an_export_that_cannot_be_saved_is_undone(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *path = g_strconcat(f->dir, "/images/disk1", NULL);
+
+    have_export(f, "disk0");
+    break_state_file(f);
+    expect_job(await_job(f, create(f, create_args("file", "disk1", MIB))), NR_J_FAILED,
+               NR_EBACKEND, "cannot be saved");
+    assert_false(exists(f, "file/disk1"));
+    assert_false(g_file_test(path, G_FILE_TEST_EXISTS));
+    assert_true(exists(f, "mem/disk0"));
+}
+
+/* ---- Delete ---- */
+
+static void a_deleted_export_is_gone_from_memory_store_and_disk(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *path = g_strconcat(f->dir, "/images/disk1", NULL);
+    nr_job_res result;
+
+    expect_job(await_job(f, create(f, create_args("file", "disk1", MIB))), NR_J_DONE, NR_OK, "");
+    assert_true(g_file_test(path, G_FILE_TEST_EXISTS));
+    expect_job(await_job(f, delete_export(f, store_of("file", "disk1"), "", false, false)),
+               NR_J_DONE, NR_OK, "");
+    assert_false(exists(f, "file/disk1"));
+    assert_false(g_file_test(path, G_FILE_TEST_EXISTS));
+    assert_false(is_saved(f, "\"target\": \"disk1\""));
+
+    result = delete_name(f, "file/disk1", false);
+    expect_refusal(result.code, &result.nr_job_res_u.err, NR_ENOENT, "file/disk1");
+    FREE(nr_job_res, &result);
+}
+
+static void a_forgotten_export_keeps_its_data(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *path = g_strconcat(f->dir, "/images/disk1", NULL);
+
+    expect_job(await_job(f, create(f, create_args("file", "disk1", MIB))), NR_J_DONE, NR_OK, "");
+    expect_job(await_job(f, delete_export(f, store_of("", ""), "file/disk1", true, false)),
+               NR_J_DONE, NR_OK, "");
+    assert_false(exists(f, "file/disk1"));
+    assert_true(g_file_test(path, G_FILE_TEST_EXISTS));
+
+    /* Unknown to us now, but there: deleted in the backend. */
+    expect_job(await_job(f, delete_export(f, store_of("file", "disk1"), "", false, false)),
+               NR_J_DONE, NR_OK, "");
+    assert_false(g_file_test(path, G_FILE_TEST_EXISTS));
+    assert_int_equal(registry_size(f->server->registry), 0);
+}
+
+static void a_mapped_export_is_deleted_by_force_only(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *cookie = NULL;
+    nr_job_res result;
+
+    have_export(f, "disk1");
+    cookie = have_mapping(f, "mem/disk1", "/dev/nbd3");
+    result = delete_name(f, "mem/disk1", false);
+    expect_refusal(result.code, &result.nr_job_res_u.err, NR_EBUSY, "/dev/nbd3");
+    assert_non_null(strstr(result.nr_job_res_u.err.message, "host-a"));
+    FREE(nr_job_res, &result);
+
+    expect_job(await_job(f, delete_name(f, "mem/disk1", true)), NR_J_DONE, NR_OK, "");
+    assert_int_equal(mapping_count(f->server->mappings), 0);
+    assert_false(is_saved(f, cookie));
+}
+
+/* ---- Map ---- */
+
+static void a_mapping_is_recorded_and_survives_a_restart(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *cookie = NULL;
+    struct mapping *mapping;
+    nr_ticket_res ticket;
+
+    have_export(f, "disk1");
+    cookie = have_mapping(f, "mem/disk1", "/dev/nbd3");
+    assert_true(is_saved(f, cookie));
+
+    stop(f);
+    start(f);
+    mapping = mapping_find(f->server->mappings, cookie);
+    assert_non_null(mapping);
+    assert_int_equal(mapping_state(mapping), MAPPING_STATE_DEAD);
+    assert_string_equal(mapping->device, "/dev/nbd3");
+
+    ticket = premap(f, "", cookie, false);
+    if (ticket.code == NR_OK) { /* memory does not survive, so its opening may be refused */
+        assert_true(ticket.nr_ticket_res_u.ticket.resumed);
+        assert_string_equal(ticket.nr_ticket_res_u.ticket.cookie, cookie);
+        assert_string_equal(ticket.nr_ticket_res_u.ticket.device, "/dev/nbd3");
+    }
+    FREE(nr_ticket_res, &ticket);
+}
+
+static void a_ticket_names_the_export_for_the_nbd_port(void **state)
+{
+    struct fixture *f = *state;
+    nr_ticket_res ticket;
+    nr_mapping_res mapping;
+
+    have_export(f, "disk1");
+    ticket = premap(f, "mem/disk1", "", false);
+    assert_int_equal(ticket.code, NR_OK);
+    assert_true(g_str_has_prefix(ticket.nr_ticket_res_u.ticket.io_name, "@map/"));
+    assert_int_equal(ticket.nr_ticket_res_u.ticket.lease_s, 60);
+    assert_non_null(mapping_for_io_name(f->server->mappings,
+                                        ticket.nr_ticket_res_u.ticket.io_name));
+    assert_false(is_saved(f, ticket.nr_ticket_res_u.ticket.cookie));
+
+    mapping = postmap(f, ticket.nr_ticket_res_u.ticket.cookie, false, "");
+    assert_int_equal(mapping.code, NR_OK);
+    assert_int_equal(mapping.nr_mapping_res_u.mapping.state, NR_M_NONE);
+    assert_int_equal(mapping_count(f->server->mappings), 0);
+    FREE(nr_mapping_res, &mapping);
+    FREE(nr_ticket_res, &ticket);
+}
+
+static void a_second_mapping_needs_multi(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *cookie = NULL;
+    nr_ticket_res ticket;
+
+    have_export(f, "disk1");
+    cookie = have_mapping(f, "mem/disk1", "/dev/nbd3");
+    ticket = premap(f, "mem/disk1", "", false);
+    expect_refusal(ticket.code, &ticket.nr_ticket_res_u.err, NR_EBUSY, "/dev/nbd3");
+    assert_non_null(strstr(ticket.nr_ticket_res_u.err.message, "host-a"));
+    FREE(nr_ticket_res, &ticket);
+
+    ticket = premap(f, "mem/disk1", "", true);
+    assert_int_equal(ticket.code, NR_OK);
+    FREE(nr_ticket_res, &ticket);
+}
+
+static void a_backstore_of_other_tools_is_mapped_directly(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *path = g_strconcat(f->dir, "/images/disk1", NULL);
+    nr_map_args args = { .store = store_of("file", "disk1"), .name = (char *)"",
+                         .client = (char *)"host-a", .client_boot = (char *)"",
+                         .resume = (char *)"" };
+    nr_ticket_res ticket;
+
+    CALL(f, NR_PREMAP, nr_map_args, &args, nr_ticket_res, &ticket);
+    assert_int_not_equal(ticket.code, NR_OK);
+    FREE(nr_ticket_res, &ticket);
+    assert_false(exists(f, "file/disk1"));
+    assert_int_equal(mapping_count(f->server->mappings), 0);
+
+    assert_true(g_file_set_contents(path, "x", 1, NULL));
+    assert_int_equal(truncate(path, 8192), 0);
+    CALL(f, NR_PREMAP, nr_map_args, &args, nr_ticket_res, &ticket);
+    assert_int_equal(ticket.code, NR_OK);
+    assert_string_equal(ticket.nr_ticket_res_u.ticket.export_name, "file/disk1");
+    FREE(nr_ticket_res, &ticket);
+    assert_true(is_saved(f, "file/disk1"));
+}
+
+static void postmap_needs_a_ticket_and_a_device(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *cookie = NULL;
+    nr_mapping_res result;
+
+    result = postmap(f, "0b2e8c60-7d2f-4b55-8c66-3b1c6f1f2a77", true, "/dev/nbd0");
+    expect_refusal(result.code, &result.nr_mapping_res_u.err, NR_ENOENT, "lease");
+    FREE(nr_mapping_res, &result);
+
+    have_export(f, "disk1");
+    cookie = have_mapping(f, "mem/disk1", "/dev/nbd3");
+    result = postmap(f, cookie, true, "nbd0");
+    expect_refusal(result.code, &result.nr_mapping_res_u.err, NR_EINVAL, "/dev/nbd0");
+    FREE(nr_mapping_res, &result);
+    result = postmap(f, cookie, true, "/dev/nbd3"); /* its answer was lost */
+    assert_int_equal(result.code, NR_OK);
+    FREE(nr_mapping_res, &result);
+    result = postmap(f, cookie, true, "/dev/nbd4");
+    expect_refusal(result.code, &result.nr_mapping_res_u.err, NR_ESTATE, "/dev/nbd3");
+    FREE(nr_mapping_res, &result);
+}
+
+static void an_unmapped_export_is_free_again(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *cookie = NULL;
+    nr_mapping_res result;
+
+    have_export(f, "disk1");
+    cookie = have_mapping(f, "mem/disk1", "/dev/nbd3");
+    result = unmap(f, NR_U_BEGIN, "mem/disk1", "", false);
+    assert_int_equal(result.code, NR_OK);
+    assert_int_equal(result.nr_mapping_res_u.mapping.state, NR_M_UNMAPPING);
+    FREE(nr_mapping_res, &result);
+    result = unmap(f, NR_U_ABORT, "", "/dev/nbd3", false);
+    assert_int_equal(result.nr_mapping_res_u.mapping.state, NR_M_DEAD);
+    FREE(nr_mapping_res, &result);
+    result = unmap(f, NR_U_DONE, "", "/dev/nbd3", false);
+    assert_int_equal(result.code, NR_OK);
+    assert_int_equal(result.nr_mapping_res_u.mapping.state, NR_M_NONE);
+    assert_string_equal(result.nr_mapping_res_u.mapping.cookie, cookie);
+    FREE(nr_mapping_res, &result);
+    assert_false(is_saved(f, cookie));
+
+    result = unmap(f, NR_U_DONE, "mem/disk1", "", false);
+    expect_refusal(result.code, &result.nr_mapping_res_u.err, NR_ENOENT, "not mapped");
+    FREE(nr_mapping_res, &result);
+    result = unmap(f, (nr_unmap_step)7, "mem/disk1", "", false);
+    expect_refusal(result.code, &result.nr_mapping_res_u.err, NR_EINVAL, "step");
+    FREE(nr_mapping_res, &result);
+}
+
+static void changes_of_mappings_that_cannot_be_saved_are_undone(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *cookie = NULL;
+    nr_ticket_res ticket;
+    nr_mapping_res result;
+    struct mapping *mapping;
+
+    have_export(f, "disk1");
+    have_export(f, "disk2");
+    cookie = have_mapping(f, "mem/disk1", "/dev/nbd3");
+    ticket = premap(f, "mem/disk2", "", false);
+    assert_int_equal(ticket.code, NR_OK);
+    break_state_file(f);
+
+    result = postmap(f, ticket.nr_ticket_res_u.ticket.cookie, true, "/dev/nbd4");
+    expect_refusal(result.code, &result.nr_mapping_res_u.err, NR_EBACKEND, "mem/disk2");
+    FREE(nr_mapping_res, &result);
+    mapping = mapping_find(f->server->mappings, ticket.nr_ticket_res_u.ticket.cookie);
+    assert_int_equal(mapping_state(mapping), MAPPING_STATE_MAPPING);
+    FREE(nr_ticket_res, &ticket);
+
+    result = unmap(f, NR_U_DONE, "mem/disk1", "", false);
+    expect_refusal(result.code, &result.nr_mapping_res_u.err, NR_EBACKEND, "mem/disk1");
+    FREE(nr_mapping_res, &result);
+    mapping = mapping_find(f->server->mappings, cookie);
+    assert_int_equal(mapping_state(mapping), MAPPING_STATE_DEAD);
+    assert_string_equal(mapping->device, "/dev/nbd3");
+
+    expect_job(await_job(f, delete_name(f, "mem/disk2", true)), NR_J_FAILED, NR_EBACKEND,
+               "cannot be saved");
+    assert_true(exists(f, "mem/disk2"));
+}
+
+/* ---- Lists ---- */
+
+static void lists_are_sorted_filtered_and_paged(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *cookie = NULL;
+    nr_list_args bad = { .handler = (char *)"", .what = (nr_list_what)9, .after = (char *)"" };
+    nr_list_res result;
+    bool more;
+
+    have_export(f, "c");
+    have_export(f, "a");
+    have_export(f, "b");
+    cookie = have_mapping(f, "mem/b", "/dev/nbd3");
+
+    assert_int_equal(list(f, "", NR_L_ALL, "", 2, &more), 2);
+    assert_true(more);
+    assert_int_equal(list(f, "", NR_L_ALL, "mem/b", 2, &more), 1);
+    assert_false(more);
+    assert_int_equal(list(f, "mem", NR_L_CREATE, "", 0, &more), 2);
+    assert_int_equal(list(f, "mem", NR_L_DEAD, "", 0, &more), 1);
+    assert_int_equal(list(f, "mem", NR_L_LIVE, "", 0, &more), 0);
+    assert_int_equal(list(f, "mem", NR_L_MAPPED, "", 0, &more), 1);
+    assert_int_equal(list(f, "file", NR_L_ALL, "", 0, &more), 0);
+
+    CALL(f, NR_LIST, nr_list_args, &bad, nr_list_res, &result);
+    expect_refusal(result.code, &result.nr_list_res_u.err, NR_EINVAL, "what");
+    FREE(nr_list_res, &result);
+}
+
+/* ---- The daemon ---- */
+
+static void hello_and_status_tell_what_runs(void **state)
+{
+    struct fixture *f = *state;
+    nr_hello_args args = { .client = (char *)"host-a", .agent = (char *)"test" };
+    nr_hello_res hello;
+    nr_status_res status;
+
+    CALL(f, NR_HELLO, nr_hello_args, &args, nr_hello_res, &hello);
+    assert_int_equal(hello.code, NR_OK);
+    assert_string_equal(hello.nr_hello_res_u.hello.boot_id, f->server->boot_id);
+    assert_true(hello.nr_hello_res_u.hello.handlers.handlers_len >= 3);
+    FREE(nr_hello_res, &hello);
+
+    have_export(f, "disk1");
+    memset(&status, 0, sizeof(status));
+    await_result(f, send_call(f, NR_STATUS, NULL, NULL), (xdrproc_t)xdr_nr_status_res, &status);
+    assert_int_equal(status.code, NR_OK);
+    assert_int_equal(status.nr_status_res_u.status.exports, 1);
+    assert_int_equal(status.nr_status_res_u.status.jobs, 0);
+    assert_string_equal(status.nr_status_res_u.status.state, "saved");
+    assert_string_equal(status.nr_status_res_u.status.state_file, f->server->config->state_file);
+    FREE(nr_status_res, &status);
+}
+
+static void a_stopping_daemon_refuses_changes(void **state)
+{
+    struct fixture *f = *state;
+    nr_job_res result;
+
+    f->server->stopping = true;
+    result = create(f, create_args("mem", "disk1", MIB));
+    expect_refusal(result.code, &result.nr_job_res_u.err, NR_ESTATE, "stopping");
+    FREE(nr_job_res, &result);
+    result = delete_name(f, "mem/disk1", false);
+    expect_refusal(result.code, &result.nr_job_res_u.err, NR_ESTATE, "stopping");
+    FREE(nr_job_res, &result);
+}
+
+static void the_log_level_is_set_by_number(void **state)
+{
+    struct fixture *f = *state;
+    nr_void_res result;
+
+    CALL(f, NR_LOG_LEVEL, nr_level_args, (&(nr_level_args){ .level = 4 }), nr_void_res, &result);
+    assert_int_equal(result.code, NR_OK);
+    assert_int_equal(log_level(), NBD_LOG_WARNING);
+    CALL(f, NR_LOG_LEVEL, nr_level_args, (&(nr_level_args){ .level = 99 }), nr_void_res,
+         &result);
+    expect_refusal(result.code, &result.nr_void_res_u.err, NR_EINVAL, "99");
+    FREE(nr_void_res, &result);
+}
+
+static void jobs_are_listed_and_unknown_ones_refused(void **state)
+{
+    struct fixture *f = *state;
+    nr_jobs_res jobs;
+    nr_job_res job;
+    nr_void_res kick;
+
+    have_export(f, "a");
+    have_export(f, "b");
+    CALL(f, NR_JOBS, nr_jobs_args, (&(nr_jobs_args){ .after = (char *)"", .limit = 1 }),
+         nr_jobs_res, &jobs);
+    assert_int_equal(jobs.nr_jobs_res_u.jobs.rows.rows_len, 1);
+    assert_string_equal(jobs.nr_jobs_res_u.jobs.rows.rows_val[0].export_name, "mem/a");
+    assert_true(jobs.nr_jobs_res_u.jobs.more);
+
+    CALL(f, NR_JOB_CANCEL, nr_id_args,
+         (&(nr_id_args){ .id = jobs.nr_jobs_res_u.jobs.rows.rows_val[0].id }), nr_job_res, &job);
+    expect_refusal(job.code, &job.nr_job_res_u.err, NR_ESTATE, "ended");
+    FREE(nr_job_res, &job);
+    FREE(nr_jobs_res, &jobs);
+
+    CALL(f, NR_JOB_GET, nr_job_args, (&(nr_job_args){ .id = (char *)"x" }), nr_job_res, &job);
+    expect_refusal(job.code, &job.nr_job_res_u.err, NR_ENOENT, "day");
+    FREE(nr_job_res, &job);
+    CALL(f, NR_CLIENT_KICK, nr_kick_args, (&(nr_kick_args){ .id = 9, .reason = (char *)"" }),
+         nr_void_res, &kick);
+    expect_refusal(kick.code, &kick.nr_void_res_u.err, NR_ENOENT, "9");
+    FREE(nr_void_res, &kick);
+}
+
+static void the_gate_knows_its_own(void **state)
+{
+    static const char *const allow[] = { "192.0.2.0/24", NULL };
+    static const char *const junk[] = { "192.0.2.0/99", NULL };
+    struct sockaddr_in address = { .sin_family = AF_INET };
+    struct nbd_failure why;
+    struct control_gate *gate = control_gate_new(allow, &why);
+
+    (void)state;
+    assert_non_null(gate);
+    address.sin_addr.s_addr = htonl(0xc0000207);
+    assert_true(control_gate_allows(gate, -1, (struct sockaddr *)&address));
+    address.sin_addr.s_addr = htonl(0xc0000307);
+    assert_false(control_gate_allows(gate, -1, (struct sockaddr *)&address));
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    assert_true(control_gate_allows(gate, -1, (struct sockaddr *)&address));
+    control_gate_free(gate);
+    assert_null(control_gate_new(junk, &why));
+    assert_non_null(strstr(why.message, "192.0.2.0/99"));
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(a_created_export_is_listed_and_saved),
+        TEST(the_same_token_gives_the_same_job),
+        TEST(a_name_or_backstore_is_given_once),
+        TEST(bad_arguments_are_refused_with_a_sentence),
+        TEST(a_create_that_fails_leaves_nothing),
+        TEST(an_existing_backing_store_is_adopted),
+        TEST(an_export_that_cannot_be_saved_is_undone),
+        TEST(a_deleted_export_is_gone_from_memory_store_and_disk),
+        TEST(a_forgotten_export_keeps_its_data),
+        TEST(a_mapped_export_is_deleted_by_force_only),
+        TEST(a_mapping_is_recorded_and_survives_a_restart),
+        TEST(a_ticket_names_the_export_for_the_nbd_port),
+        TEST(a_second_mapping_needs_multi),
+        TEST(a_backstore_of_other_tools_is_mapped_directly),
+        TEST(postmap_needs_a_ticket_and_a_device),
+        TEST(an_unmapped_export_is_free_again),
+        TEST(changes_of_mappings_that_cannot_be_saved_are_undone),
+        TEST(lists_are_sorted_filtered_and_paged),
+        TEST(hello_and_status_tell_what_runs),
+        TEST(a_stopping_daemon_refuses_changes),
+        TEST(the_log_level_is_set_by_number),
+        TEST(jobs_are_listed_and_unknown_ones_refused),
+        cmocka_unit_test(the_gate_knows_its_own),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
