@@ -99,9 +99,11 @@ static struct call *new_call(void (*work)(void *arg), void (*done)(void *arg), v
 
 static void fake_run(void (*work)(void *arg), void (*done)(void *arg), void *arg)
 {
+    struct call *call = new_call(work, done, arg);
+
     runs++;
     pass();
-    g_thread_pool_push(workers, new_call(work, done, arg), NULL);
+    g_thread_pool_push(workers, call, NULL);
 }
 
 static void fake_post(void (*fn)(void *arg), void *arg)

@@ -384,13 +384,16 @@ static void a_symbolic_link_inside_the_root_is_followed(void **state)
     assert_int_equal(fixture->handler->get_size(&fixture->dev), MIB);
 }
 
-/* Makes openat2(2) look to this thread like that of a kernel before 5.6. */
-static bool forget_openat2(void)
+/* From now on this thread gets `err` from a system call; with `flag` set, only where its third
+ * argument has one of these bits. */
+static bool deny(unsigned number, unsigned flag, unsigned err)
 {
     struct sock_filter code[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_openat2, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
+        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, flag, 0, flag != 0),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | err),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
     struct sock_fprog program = {G_N_ELEMENTS(code), code};
@@ -399,22 +402,27 @@ static bool forget_openat2(void)
            prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
 }
 
-/* A thread of its own; returns what is wrong, or NULL. */
-static void *use_old_kernel(void *arg)
+/* Runs `use` in a thread of its own, which may deny itself what it likes. It returns what is
+ * wrong, or NULL. */
+static void assert_good_in_thread(struct fixture *fixture, const char *(*use)(struct fixture *))
 {
-    struct fixture *fixture = arg;
+    const char *wrong = g_thread_join(g_thread_new("denied", (GThreadFunc)use, fixture));
 
-    if (!forget_openat2())
-        return g_strdup("no seccomp");
+    if (g_strcmp0(wrong, "no seccomp") != 0 && wrong != NULL)
+        fail_msg("%s", wrong);
+}
+
+static const char *use_kernel_without_openat2(struct fixture *fixture)
+{
+    if (!deny(SYS_openat2, 0, ENOSYS))
+        return "no seccomp";
     if (open_existing(fixture, "below/disk") != 0)
-        return g_strdup(fixture->why.message);
+        return "an existing file was not opened";
     close_device(fixture);
     if (create(fixture, "link/disk", MIB) != -EPERM)
-        return g_strdup("a link was followed");
+        return "a link was followed";
     close_device(fixture);
-    if (create(fixture, "below/second", MIB) != 0)
-        return g_strdup(fixture->why.message);
-    return NULL;
+    return create(fixture, "below/second", MIB) == 0 ? NULL : fixture->why.message;
 }
 
 static void an_old_kernel_opens_files_but_follows_no_link(void **state)
@@ -422,16 +430,13 @@ static void an_old_kernel_opens_files_but_follows_no_link(void **state)
     struct fixture *fixture = *state;
     g_autofree char *below = path_in(fixture, "below");
     g_autofree char *link = path_in(fixture, "link");
-    g_autofree char *wrong = NULL;
 
     assert_int_equal(mkdir(below, 0700), 0);
     assert_int_equal(create(fixture, "below/disk", MIB), 0);
     close_device(fixture);
     assert_int_equal(symlink(fixture->other, link), 0);
 
-    wrong = g_thread_join(g_thread_new("old kernel", use_old_kernel, fixture));
-    if (g_strcmp0(wrong, "no seccomp") != 0)
-        assert_null(wrong);
+    assert_good_in_thread(fixture, use_kernel_without_openat2);
 }
 
 static void an_unknown_option_is_named(void **state)
@@ -541,6 +546,43 @@ static void a_create_over_a_limit_leaves_nothing(void **state)
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
 
     assert_says(fixture, "limit");
+    assert_empty(fixture->root);
+}
+
+static const char *use_plain_file_system(struct fixture *fixture)
+{
+    if (!deny(SYS_openat, O_TMPFILE & ~O_DIRECTORY, EOPNOTSUPP) ||
+        !deny(SYS_fallocate, 0, EOPNOTSUPP))
+        return "no seccomp";
+    fixture->dev.prealloc = true;
+    if (create(fixture, "disk", 3 * MIB + 1) != 0)
+        return fixture->why.message;
+    close_device(fixture);
+    if (create(fixture, "disk", MIB) != -EEXIST)
+        return "a file was replaced";
+    close_device(fixture);
+    if (parse(fixture, "second") != 0)
+        return fixture->why.message;
+    fixture->handler->cancel(&fixture->dev);
+    if (fixture->handler->create(&fixture->dev, &fixture->why) != -ECANCELED)
+        return "it was not canceled";
+    return NULL;
+}
+
+static void create_needs_nothing_special_of_a_file_system(void **state)
+{
+    struct fixture *fixture = *state;
+    g_autofree char *path = path_in(fixture, "disk");
+    struct stat st;
+
+    assert_good_in_thread(fixture, use_plain_file_system);
+
+    if (access(path, F_OK) == 0) {
+        st = stat_of(fixture, "disk");
+        assert_int_equal(st.st_size, 3 * MIB + 1);
+        assert_true((uint64_t)st.st_blocks * 512 >= 3 * MIB + 1);
+        assert_int_equal(unlink(path), 0);
+    }
     assert_empty(fixture->root);
 }
 
@@ -1172,6 +1214,7 @@ static int run_all(const char *name, const char *base, bool no_ring)
         TEST(create_names_a_missing_directory),
         TEST(a_canceled_create_leaves_nothing),
         TEST(a_create_over_a_limit_leaves_nothing),
+        TEST(create_needs_nothing_special_of_a_file_system),
         TEST(a_create_on_a_full_disk_leaves_nothing),
         TEST(a_write_on_a_full_disk_fails_with_enospc),
         TEST(delete_removes_the_file_and_nothing_else),
