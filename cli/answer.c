@@ -9,8 +9,9 @@
 #include <glib.h>
 #include <string.h>
 
-#define WORD(table, value)                                                                     \
-    ((unsigned)(value) < G_N_ELEMENTS(table) && table[value] != NULL ? table[value] : "unknown")
+#define WORD(table, value)                                                                    \
+    ((unsigned)(value) < G_N_ELEMENTS(table) && table[value] != NULL ? table[value]           \
+                                                                     : "unknown")
 
 const char *export_state_word(nr_export_state state)
 {
@@ -47,9 +48,12 @@ const char *job_kind_word(nr_job_kind kind)
 const char *job_state_word(nr_job_state state)
 {
     static const char *const words[] = {
-        [NR_J_QUEUED] = "queued",         [NR_J_RUNNING] = "running",
-        [NR_J_CONVERGING] = "converging", [NR_J_RETRYING] = "retrying",
-        [NR_J_DONE] = "done",             [NR_J_FAILED] = "failed",
+        [NR_J_QUEUED] = "queued",
+        [NR_J_RUNNING] = "running",
+        [NR_J_CONVERGING] = "converging",
+        [NR_J_RETRYING] = "retrying",
+        [NR_J_DONE] = "done",
+        [NR_J_FAILED] = "failed",
         [NR_J_CANCELED] = "canceled",
     };
 
@@ -225,7 +229,8 @@ json_object *status_json(const nr_status *status)
                            endpoints_json(status->nbd_endpoints.nbd_endpoints_val,
                                           status->nbd_endpoints.nbd_endpoints_len));
     for (u_int i = 0; i < status->handlers.handlers_len; i++)
-        json_object_array_add(handlers, json_object_new_string(status->handlers.handlers_val[i]));
+        json_object_array_add(handlers,
+                              json_object_new_string(status->handlers.handlers_val[i]));
     json_object_object_add(object, "handlers", handlers);
     json_put_number(object, "exports", status->exports);
     json_put_number(object, "faulted", status->faulted);

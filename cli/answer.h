@@ -16,8 +16,8 @@ json_object *job_json(const nr_job *job);
 json_object *client_json(const nr_client *client);
 json_object *status_json(const nr_status *status);
 
-const char *export_state_word(nr_export_state state);  /* "ready" */
-const char *map_state_word(nr_map_state state);        /* "live" */
+const char *export_state_word(nr_export_state state); /* "ready" */
+const char *map_state_word(nr_map_state state);       /* "live" */
 const char *job_kind_word(nr_job_kind kind);
 const char *job_state_word(nr_job_state state);
 const char *origin_word(nr_origin origin);

@@ -70,8 +70,9 @@ static int open_first(struct cli *cli, const nr_ticket *ticket, int64_t deadline
                       struct address *ret_address, int *ret_fd, struct terms *ret_terms,
                       struct failure *why)
 {
-    int r = fail(why, STATUS_UNREACHABLE, "the daemon offers no NBD address that can be reached "
-                 "from here");
+    int r = fail_with(why, STATUS_UNREACHABLE,
+                      "the daemon offers no NBD address that can be reached "
+                      "from here");
 
     for (u_int i = 0; i < ticket->endpoints.endpoints_len; i++) {
         if (!resolve_endpoint(client_address(cli->client), &ticket->endpoints.endpoints_val[i],
@@ -96,8 +97,8 @@ int attach_sockets(struct cli *cli, const nr_ticket *ticket, size_t count,
         return r;
     setup->n_sockets = 1;
     if (count > 1 && !(first.flags & NBD_FLAG_CAN_MULTI_CONN))
-        r = fail(why, STATUS_FAILED, "export '%s' allows one connection only, not %zu",
-                 ticket->export_name, count);
+        r = fail_with(why, STATUS_FAILED, "export '%s' allows one connection only, not %zu",
+                      ticket->export_name, count);
     while (r == 0 && setup->n_sockets < count) {
         r = open_one(&address, ticket->io_name, deadline, &setup->sockets[setup->n_sockets],
                      &other, why);
@@ -105,9 +106,10 @@ int attach_sockets(struct cli *cli, const nr_ticket *ticket, size_t count,
             break;
         setup->n_sockets++;
         if (other.size_bytes != first.size_bytes || other.flags != first.flags)
-            r = fail(why, STATUS_FAILED, "export '%s' changed while it was being connected "
-                     "(%" PRIu64 " bytes, then %" PRIu64 "); try again", ticket->export_name,
-                     first.size_bytes, other.size_bytes);
+            r = fail_with(why, STATUS_FAILED,
+                          "export '%s' changed while it was being connected "
+                          "(%" PRIu64 " bytes, then %" PRIu64 "); try again",
+                          ticket->export_name, first.size_bytes, other.size_bytes);
     }
     if (r != 0) {
         attach_close(setup);
@@ -171,8 +173,8 @@ int attach_done(struct cli *cli, const char *cookie, int index, struct failure *
 
 void attach_failed(struct cli *cli, const char *cookie, const struct failure *why)
 {
-    g_autofree char *reason = g_utf8_make_valid(why->message, NR_TEXT_MAX < strlen(why->message) ?
-                                                NR_TEXT_MAX - 8 : -1);
+    g_autofree char *reason = g_utf8_make_valid(
+        why->message, NR_TEXT_MAX < strlen(why->message) ? NR_TEXT_MAX - 8 : -1);
     nr_postmap_args args = {.cookie = (char *)cookie, .device = (char *)"", .reason = reason};
     struct failure ignored;
 

@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #define SYSTEM_SOCKET "/run/nbd-runner/control.sock"
-#define CALL_MAX (1u << 20)   /* more than any arguments that rpc_nbd.x allows */
+#define CALL_MAX (1u << 20) /* more than any arguments that rpc_nbd.x allows */
 #define REPLY_MAX (16u << 20)
 #define LAST_FRAGMENT 0x80000000u
 #define STALE_REPLIES_MAX 16
@@ -41,7 +41,7 @@ static const struct {
     xdrproc_t args, res;
     size_t res_size;
 } procedures[] = {
-#define PROCEDURE(number, args, res) \
+#define PROCEDURE(number, args, res)                                                          \
     [number] = {(xdrproc_t)xdr_##args, (xdrproc_t)xdr_##res, sizeof(res)}
     PROCEDURE(NR_HELLO, nr_hello_args, nr_hello_res),
     PROCEDURE(NR_CREATE, nr_create_args, nr_job_res),
@@ -57,7 +57,8 @@ static const struct {
     PROCEDURE(NR_JOBS, nr_jobs_args, nr_jobs_res),
     PROCEDURE(NR_JOB_CANCEL, nr_id_args, nr_job_res),
     PROCEDURE(NR_LOG_LEVEL, nr_level_args, nr_void_res),
-    [NR_STATUS] = {(xdrproc_t)xdr_nothing, (xdrproc_t)xdr_nr_status_res, sizeof(nr_status_res)},
+    [NR_STATUS] = {(xdrproc_t)xdr_nothing, (xdrproc_t)xdr_nr_status_res,
+                   sizeof(nr_status_res)},
 #undef PROCEDURE
 };
 
@@ -119,9 +120,11 @@ static int open_default(int64_t timeout_ms, struct client **ret_client, struct f
         return 0;
     if (open_address(&tcp, timeout_ms, ret_client, why) == 0)
         return 0;
-    return fail(why, first.status == STATUS_PERMISSION ? STATUS_PERMISSION : why->status,
-                "no daemon on this host: %s; localhost:%u: no connection either; is nbd-runner "
-                "running? 'host' names another one", first.message, CONTROL_PORT);
+    return fail_with(
+        why, first.status == STATUS_PERMISSION ? STATUS_PERMISSION : why->status,
+        "no daemon on this host: %s; localhost:%u: no connection either; is nbd-runner "
+        "running? 'host' names another one",
+        first.message, CONTROL_PORT);
 }
 
 int client_open(const char *host, int64_t timeout_ms, struct client **ret_client,
@@ -185,19 +188,21 @@ static int fail_accepted(const struct accepted_reply *reply, const char *peer,
 {
     switch (reply->ar_stat) {
     case PROG_UNAVAIL:
-        return fail(why, STATUS_UNREACHABLE, "%s is no nbd-runner", peer);
+        return fail_with(why, STATUS_UNREACHABLE, "%s is no nbd-runner", peer);
     case PROG_MISMATCH:
-        return fail(why, STATUS_UNREACHABLE,
-                    "%s speaks versions %u to %u of the control protocol, not %d", peer,
-                    (unsigned)reply->ar_vers.low, (unsigned)reply->ar_vers.high, RPC_NBD_V2);
+        return fail_with(why, STATUS_UNREACHABLE,
+                         "%s speaks versions %u to %u of the control protocol, not %d", peer,
+                         (unsigned)reply->ar_vers.low, (unsigned)reply->ar_vers.high,
+                         RPC_NBD_V2);
     case PROC_UNAVAIL:
-        return fail_code(why, STATUS_FAILED, "ENOTSUP", "%s is too old for this command", peer);
+        return fail_code(why, STATUS_FAILED, "ENOTSUP", "%s is too old for this command",
+                         peer);
     case GARBAGE_ARGS:
         return fail_code(why, STATUS_FAILED, "EINVAL", "%s does not understand the arguments",
                          peer);
     default:
-        return fail_code(why, STATUS_FAILED, "EINTERNAL", "%s failed to answer (RPC status %d)",
-                         peer, (int)reply->ar_stat);
+        return fail_code(why, STATUS_FAILED, "EINTERNAL",
+                         "%s failed to answer (RPC status %d)", peer, (int)reply->ar_stat);
     }
 }
 
@@ -206,8 +211,8 @@ static int fail_header(struct rpc_msg *reply, const char *peer, struct failure *
     if (reply->rm_reply.rp_stat == MSG_ACCEPTED)
         return fail_accepted(&reply->acpted_rply, peer, why);
     if (reply->rjcted_rply.rj_stat == AUTH_ERROR)
-        return fail(why, STATUS_PERMISSION, "%s refuses this caller", peer);
-    return fail(why, STATUS_UNREACHABLE, "%s speaks another version of ONC-RPC", peer);
+        return fail_with(why, STATUS_PERMISSION, "%s refuses this caller", peer);
+    return fail_with(why, STATUS_UNREACHABLE, "%s speaks another version of ONC-RPC", peer);
 }
 
 /* The daemon said no: its sentence is the best there is. */
@@ -239,14 +244,15 @@ int reply_decode(char *data, size_t length, uint32_t xid, u_long procedure, void
     reply.acpted_rply.ar_results.proc = (xdrproc_t)xdr_nothing;
     xdrmem_create(&xdrs, data, (u_int)length, XDR_DECODE);
     if (!xdr_replymsg(&xdrs, &reply)) {
-        r = fail(why, STATUS_UNREACHABLE, "%s answers, but not in ONC-RPC", peer);
+        r = fail_with(why, STATUS_UNREACHABLE, "%s answers, but not in ONC-RPC", peer);
     } else if (reply.rm_xid != xid) {
         *ret_is_other = true;
-    } else if (reply.rm_reply.rp_stat != MSG_ACCEPTED || reply.acpted_rply.ar_stat != SUCCESS) {
+    } else if (reply.rm_reply.rp_stat != MSG_ACCEPTED ||
+               reply.acpted_rply.ar_stat != SUCCESS) {
         r = fail_header(&reply, peer, why);
     } else if (!procedures[procedure].res(&xdrs, res)) {
         client_free(procedure, res);
-        r = fail(why, STATUS_UNREACHABLE, "the answer of %s cannot be read", peer);
+        r = fail_with(why, STATUS_UNREACHABLE, "the answer of %s cannot be read", peer);
     }
     xdr_destroy(&xdrs);
     if (r != 0 || *ret_is_other || ((nr_void_res *)res)->code == NR_OK)
@@ -269,8 +275,10 @@ static int read_record(struct client *client, int64_t deadline, char **ret_recor
         mark = ntohl(mark);
         more = mark & ~LAST_FRAGMENT;
         if (r == 0 && (more > REPLY_MAX - length || (more == 0 && !(mark & LAST_FRAGMENT))))
-            r = fail(why, STATUS_UNREACHABLE, "the answer of %s is no record of ONC-RPC below "
-                     "%u MiB", client->peer, REPLY_MAX >> 20);
+            r = fail_with(why, STATUS_UNREACHABLE,
+                          "the answer of %s is no record of ONC-RPC below "
+                          "%u MiB",
+                          client->peer, REPLY_MAX >> 20);
         if (r == 0) {
             record = g_realloc(record, length + more + 1);
             r = net_read(client->fd, record + length, more, deadline, client->peer, why);
@@ -296,7 +304,8 @@ static int send_call(struct client *client, u_long procedure, void *args, int64_
     length = call_encode(client->xid, procedure, args, record + sizeof(mark),
                          CALL_MAX - sizeof(mark));
     if (length == 0)
-        return fail(why, STATUS_USAGE, "an argument is longer than the control protocol allows");
+        return fail_with(why, STATUS_USAGE,
+                         "an argument is longer than the control protocol allows");
     mark = htonl(LAST_FRAGMENT | (uint32_t)length);
     memcpy(record, &mark, sizeof(mark));
     return net_write(client->fd, record, sizeof(mark) + length, deadline, client->peer, why);
@@ -318,8 +327,8 @@ int client_call_slow(struct client *client, u_long procedure, void *args, void *
         size_t length;
 
         if (i == STALE_REPLIES_MAX)
-            return fail(why, STATUS_UNREACHABLE, "%s answers calls that nobody made",
-                        client->peer);
+            return fail_with(why, STATUS_UNREACHABLE, "%s answers calls that nobody made",
+                             client->peer);
         r = read_record(client, deadline, &record, &length, why);
         if (r == 0)
             r = reply_decode(record, length, client->xid, procedure, res, &is_other,

@@ -22,7 +22,8 @@ int client_open(const char *host, int64_t timeout_ms, struct client **ret_client
 void client_close(struct client *client);
 
 /* Call a procedure (NR_CREATE ...). args and res are the types that rpc_nbd.x gives to it. On
- * success res is filled, and the caller frees it with client_free(). A refusal is a failure. */
+ * success res is filled, and the caller frees it with client_free(). A refusal is a failure.
+ */
 int client_call(struct client *client, u_long procedure, void *args, void *res,
                 struct failure *why);
 /* The same for a call that the daemon may hold back for extra_ms. */
@@ -37,7 +38,8 @@ const struct address *client_address(const struct client *client);
 const char *code_name(nr_code code);
 
 /* Encode a call (header and arguments) and decode an answer, for client.c and its test. The
- * record mark is not part of either. call_encode() returns the length, 0 when it does not fit. */
+ * record mark is not part of either. call_encode() returns the length, 0 when it does not fit.
+ */
 size_t call_encode(uint32_t xid, u_long procedure, void *args, char *buffer, size_t size);
 int reply_decode(char *data, size_t length, uint32_t xid, u_long procedure, void *res,
                  bool *ret_is_other, const char *peer, struct failure *why);

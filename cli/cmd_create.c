@@ -11,28 +11,48 @@
 #include <inttypes.h>
 #include <string.h>
 
-#define WORD_TARGET                                                                            \
-    {.name = "TARGET", .kind = WORD_POSITION, .min = 1, .max = NR_TARGET_MAX,                  \
-     .help = "what the backstore opens"}
-#define WORD_NAME(is_required)                                                                 \
-    {.name = "name", .kind = WORD_VALUE, .value = "EXPORT", .min = 1, .max = NR_NAME_MAX,      \
-     .required = is_required, .help = "name of the export (BACKSTORE/TARGET)"}
-#define WORD_READONLY                                                                          \
-    {.name = "readonly", .kind = WORD_FLAG, .help = "an export that nobody can write to"}
-#define WORD_DESCRIPTION                                                                       \
-    {.name = "description", .kind = WORD_VALUE, .value = "TEXT", .max = NR_TEXT_MAX,           \
-     .help = "shown to clients that ask"}
-#define WORD_OPT                                                                               \
-    {.name = "opt", .kind = WORD_LIST, .value = "KEY=VALUE", .help = "option of the handler"}
-#define WORD_NOWAIT                                                                            \
-    {.name = "nowait", .kind = WORD_FLAG, .help = "print the job's id instead of waiting for it"}
-#define WORD_FORCE                                                                             \
-    {.name = "force", .kind = WORD_FLAG, .help = "although it is mapped or connected"}
+#define WORD_TARGET                                                                           \
+    {                                                                                         \
+        .name = "TARGET", .kind = WORD_POSITION, .min = 1, .max = NR_TARGET_MAX,              \
+        .help = "what the backstore opens"                                                    \
+    }
+#define WORD_NAME(is_required)                                                                \
+    {                                                                                         \
+        .name = "name", .kind = WORD_VALUE, .value = "EXPORT", .min = 1, .max = NR_NAME_MAX,  \
+        .required = is_required, .help = "name of the export (BACKSTORE/TARGET)"              \
+    }
+#define WORD_READONLY                                                                         \
+    {                                                                                         \
+        .name = "readonly", .kind = WORD_FLAG, .help = "an export that nobody can write to"   \
+    }
+#define WORD_DESCRIPTION                                                                      \
+    {                                                                                         \
+        .name = "description", .kind = WORD_VALUE, .value = "TEXT", .max = NR_TEXT_MAX,       \
+        .help = "shown to clients that ask"                                                   \
+    }
+#define WORD_OPT                                                                              \
+    {                                                                                         \
+        .name = "opt", .kind = WORD_LIST, .value = "KEY=VALUE",                               \
+        .help = "option of the handler"                                                       \
+    }
+#define WORD_NOWAIT                                                                           \
+    {                                                                                         \
+        .name = "nowait", .kind = WORD_FLAG,                                                  \
+        .help = "print the job's id instead of waiting for it"                                \
+    }
+#define WORD_FORCE                                                                            \
+    {                                                                                         \
+        .name = "force", .kind = WORD_FLAG, .help = "although it is mapped or connected"      \
+    }
 
 const struct word words_create[] = {
     WORD_TARGET,
     {.name = "prealloc", .kind = WORD_FLAG, .help = "allocate all of it now"},
-    {.name = "size", .kind = WORD_VALUE, .type = TYPE_SIZE, .value = "SIZE", .required = true,
+    {.name = "size",
+     .kind = WORD_VALUE,
+     .type = TYPE_SIZE,
+     .value = "SIZE",
+     .required = true,
      .help = "for example 10G"},
     WORD_NAME(false),
     WORD_READONLY,
@@ -43,7 +63,10 @@ const struct word words_create[] = {
 };
 
 const struct word words_export_add[] = {
-    {.name = "BACKSTORE", .kind = WORD_POSITION, .min = 1, .max = NR_TEXT_MAX,
+    {.name = "BACKSTORE",
+     .kind = WORD_POSITION,
+     .min = 1,
+     .max = NR_TEXT_MAX,
      .help = "file, gluster, ceph, nbd ..."},
     WORD_TARGET,
     WORD_NAME(true),
@@ -63,7 +86,10 @@ const struct word words_delete[] = {
 };
 
 const struct word words_export_remove[] = {
-    {.name = "EXPORT", .kind = WORD_POSITION, .min = 1, .max = NR_NAME_MAX,
+    {.name = "EXPORT",
+     .kind = WORD_POSITION,
+     .min = 1,
+     .max = NR_NAME_MAX,
      .help = "name of the export"},
     WORD_FORCE,
     WORD_NOWAIT,
@@ -148,8 +174,8 @@ int cmd_export_add(struct cli *cli, struct failure *why)
     return create(cli, words_text(&cli->words, "BACKSTORE", ""), &args, success, why);
 }
 
-static int delete(struct cli *cli, nr_delete_args *args, const char *success,
-                  struct failure *why)
+static int delete (struct cli *cli, nr_delete_args *args, const char *success,
+                   struct failure *why)
 {
     nr_job_res res;
     int r = cli_client(cli, why);
@@ -170,7 +196,7 @@ int cmd_delete(struct cli *cli, struct failure *why)
 
     if (r != 0)
         return r;
-    r = delete(cli, &args, "Delete succeeded!", why);
+    r = delete (cli, &args, "Delete succeeded!", why);
     cli_backstore_clear(&args.store);
     return r;
 }
@@ -185,5 +211,5 @@ int cmd_export_remove(struct cli *cli, struct failure *why)
     };
     g_autofree char *success = g_strdup_printf("Export %s removed.", name);
 
-    return delete(cli, &args, success, why);
+    return delete (cli, &args, success, why);
 }

@@ -12,7 +12,10 @@
 #include <inttypes.h>
 
 const struct word words_export_name[] = {
-    {.name = "EXPORT", .kind = WORD_POSITION, .min = 1, .max = NR_NAME_MAX,
+    {.name = "EXPORT",
+     .kind = WORD_POSITION,
+     .min = 1,
+     .max = NR_NAME_MAX,
      .help = "name of the export"},
     {.name = NULL},
 };
@@ -57,11 +60,14 @@ int cmd_export_list(struct cli *cli, struct failure *why)
 
 static void say_mapping(struct cli *cli, const nr_mapping *mapping)
 {
-    cli_say(cli, "mapping        %s %s on %s since %s, %u of %u connections, timeout %u s, "
-            "dead-timeout %u s%s", map_state_word(mapping->state),
+    cli_say(cli,
+            "mapping        %s %s on %s since %s, %u of %u connections, timeout %u s, "
+            "dead-timeout %u s%s",
+            map_state_word(mapping->state),
             mapping->device[0] != '\0' ? mapping->device : "(no device yet)", mapping->client,
             time_text(mapping->since), mapping->connected, mapping->connections,
-            mapping->timeout_s, mapping->dead_timeout_s, mapping->readonly ? ", readonly" : "");
+            mapping->timeout_s, mapping->dead_timeout_s,
+            mapping->readonly ? ", readonly" : "");
 }
 
 static void say_export(struct cli *cli, const nr_export *x)
@@ -80,8 +86,8 @@ static void say_export(struct cli *cli, const nr_export *x)
     if (x->fault.message[0] != '\0')
         cli_say(cli, "fault          %s", x->fault.message);
     cli_say(cli, "size           %s (%" PRIu64 " bytes)", size_format(x->size, size), x->size);
-    cli_say(cli, "block sizes    %u minimum, %u preferred, %u maximum", x->blk_min, x->blk_pref,
-            x->blk_max);
+    cli_say(cli, "block sizes    %u minimum, %u preferred, %u maximum", x->blk_min,
+            x->blk_pref, x->blk_max);
     cli_say(cli, "flags          %s", x->flags == 0 ? "not opened yet" : flags);
     cli_say(cli, "readonly       %s", x->readonly ? "yes" : "no");
     cli_say(cli, "origin         %s%s%s", origin_word(x->origin),

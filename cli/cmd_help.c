@@ -38,7 +38,10 @@ static char *spelling(const struct word *word, const char *target)
         plain = g_strdup_printf("%s%s %s", dashes, word->name, word->value);
         break;
     }
-    return g_strdup_printf(required ? "%s" : word->kind == WORD_LIST ? "[%s]..." : "[%s]", plain);
+    return g_strdup_printf(required                  ? "%s"
+                           : word->kind == WORD_LIST ? "[%s]..."
+                                                     : "[%s]",
+                           plain);
 }
 
 static void print_usage(FILE *out, const char *group, const struct command *command,
@@ -46,7 +49,8 @@ static void print_usage(FILE *out, const char *group, const struct command *comm
 {
     fprintf(out, "  nbd-cli %s%s%s", group != NULL ? group : "", group != NULL ? " " : "",
             command->verb);
-    for (const struct word *word = command->words; word != NULL && word->name != NULL; word++) {
+    for (const struct word *word = command->words; word != NULL && word->name != NULL;
+         word++) {
         g_autofree char *text = spelling(word, target);
 
         fprintf(out, " %s", text);
@@ -79,8 +83,9 @@ static void help_command(FILE *out, const char *group, const struct command *com
     fprintf(out, "\nwords:\n");
     print_words(out, command->words);
     print_words(out, common_words);
-    fprintf(out, "\nWords come in any order behind the first one; 'word VALUE', '--word VALUE' and "
-                 "'--word=VALUE' are the same.\n");
+    fprintf(out,
+            "\nWords come in any order behind the first one; 'word VALUE', '--word VALUE' and "
+            "'--word=VALUE' are the same.\n");
 }
 
 static void help_group(FILE *out, const char *group)
@@ -100,8 +105,10 @@ static void help_group(FILE *out, const char *group)
 
 static void help_all(FILE *out)
 {
-    fprintf(out, "nbd-cli %s: creates, maps and watches the exports of nbd-runner\n\nusage:\n"
-                 "  nbd-cli help [COMMAND]\n", PACKAGE_VERSION);
+    fprintf(out,
+            "nbd-cli %s: creates, maps and watches the exports of nbd-runner\n\nusage:\n"
+            "  nbd-cli help [COMMAND]\n",
+            PACKAGE_VERSION);
     for (size_t i = 0; i < n_commands; i++)
         print_usage(out, commands[i].group, &commands[i], NULL);
     fprintf(out, "\nBACKSTORE and its TARGET:\n");
@@ -110,9 +117,10 @@ static void help_all(FILE *out)
                 backstores[i].summary);
     fprintf(out, "\nwith every command:\n");
     print_words(out, common_words);
-    fprintf(out, "\nSIZE: bytes, or with B K M G T P E (powers of 1024), also written KB or KiB.\n"
-                 "exit status: 0 done, 1 refused or failed, 2 usage, 3 daemon not reached,\n"
-                 "4 no answer in time, 5 permission. Details: nbd-cli(8).\n");
+    fprintf(out,
+            "\nSIZE: bytes, or with B K M G T P E (powers of 1024), also written KB or KiB.\n"
+            "exit status: 0 done, 1 refused or failed, 2 usage, 3 daemon not reached,\n"
+            "4 no answer in time, 5 permission. Details: nbd-cli(8).\n");
 }
 
 void print_help(FILE *out, const char *group, const struct command *command)

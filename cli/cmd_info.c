@@ -14,16 +14,40 @@
 #define MAP_STEP_BYTES UINT64_C(0xffff0000) /* of one BLOCK_STATUS: below 32 bits */
 
 const struct word words_info[] = {
-    {.name = "EXPORT", .kind = WORD_OPTIONAL, .value = "EXPORT|URI", .max = NR_TARGET_MAX,
+    {.name = "EXPORT",
+     .kind = WORD_OPTIONAL,
+     .value = "EXPORT|URI",
+     .max = NR_TARGET_MAX,
      .help = "name at the daemon, or nbd://HOST/NAME, nbd+unix:///NAME?socket=PATH"},
-    {.name = "map", .kind = WORD_FLAG, .option_only = true,
+    {.name = "map",
+     .kind = WORD_FLAG,
+     .option_only = true,
      .help = "list the extents: offset, length, type"},
-    {.name = "addr", .kind = WORD_VALUE, .value = "ADDR", .letter = 'l', .min = 1, .max = 255,
-     .option_only = true, .help = "NBD server, instead of asking the daemon"},
-    {.name = "port", .kind = WORD_VALUE, .type = TYPE_NUMBER, .value = "PORT", .letter = 'p',
-     .min = 1, .max = 65535, .option_only = true, .help = "its port (10809)"},
-    {.name = "bind", .kind = WORD_VALUE, .value = "ADDR", .letter = 'b', .min = 1, .max = 255,
-     .option_only = true, .help = "connect from this address"},
+    {.name = "addr",
+     .kind = WORD_VALUE,
+     .value = "ADDR",
+     .letter = 'l',
+     .min = 1,
+     .max = 255,
+     .option_only = true,
+     .help = "NBD server, instead of asking the daemon"},
+    {.name = "port",
+     .kind = WORD_VALUE,
+     .type = TYPE_NUMBER,
+     .value = "PORT",
+     .letter = 'p',
+     .min = 1,
+     .max = 65535,
+     .option_only = true,
+     .help = "its port (10809)"},
+    {.name = "bind",
+     .kind = WORD_VALUE,
+     .value = "ADDR",
+     .letter = 'b',
+     .min = 1,
+     .max = 255,
+     .option_only = true,
+     .help = "connect from this address"},
     {.name = NULL},
 };
 
@@ -78,10 +102,11 @@ static uint32_t transmission_flags(struct nbd_handle *nbd)
         int (*ask)(struct nbd_handle *);
         uint32_t flag;
     } questions[] = {
-        {nbd_is_read_only, 1u << 1},  {nbd_can_flush, 1u << 2}, {nbd_can_fua, 1u << 3},
-        {nbd_is_rotational, 1u << 4}, {nbd_can_trim, 1u << 5},  {nbd_can_zero, 1u << 6},
-        {nbd_can_df, 1u << 7},        {nbd_can_multi_conn, 1u << 8},
-        {nbd_can_cache, 1u << 10},    {nbd_can_fast_zero, 1u << 11},
+        {nbd_is_read_only, 1u << 1}, {nbd_can_flush, 1u << 2},
+        {nbd_can_fua, 1u << 3},      {nbd_is_rotational, 1u << 4},
+        {nbd_can_trim, 1u << 5},     {nbd_can_zero, 1u << 6},
+        {nbd_can_df, 1u << 7},       {nbd_can_multi_conn, 1u << 8},
+        {nbd_can_cache, 1u << 10},   {nbd_can_fast_zero, 1u << 11},
     };
     uint32_t flags = 0;
 
@@ -114,9 +139,11 @@ static void answer_info(struct cli *cli, struct remote *remote, json_object *con
         cli_say(cli, "description    %s", description);
     cli_say(cli, "size           %s (%" PRIu64 " bytes)", size_format(size, text), size);
     cli_say(cli, "flags          %s", words);
-    cli_say(cli, "block sizes    %" PRIu64 " minimum, %" PRIu64 " preferred, %" PRIu64
-            " maximum (0: not said)", block_size(nbd, LIBNBD_SIZE_MINIMUM),
-            block_size(nbd, LIBNBD_SIZE_PREFERRED), block_size(nbd, LIBNBD_SIZE_MAXIMUM));
+    cli_say(cli,
+            "block sizes    %" PRIu64 " minimum, %" PRIu64 " preferred, %" PRIu64
+            " maximum (0: not said)",
+            block_size(nbd, LIBNBD_SIZE_MINIMUM), block_size(nbd, LIBNBD_SIZE_PREFERRED),
+            block_size(nbd, LIBNBD_SIZE_MAXIMUM));
     for (size_t i = 0; i < json_object_array_length(contexts); i++)
         cli_say(cli, "context        %s",
                 json_object_get_string(json_object_array_get_idx(contexts, i)));
@@ -135,9 +162,9 @@ static void answer_info(struct cli *cli, struct remote *remote, json_object *con
 struct map {
     struct cli *cli;
     json_object *extents;
-    uint64_t offset;     /* up to here the server has answered */
+    uint64_t offset; /* up to here the server has answered */
     uint64_t size;
-    uint64_t start;      /* of the extent that is being joined together */
+    uint64_t start; /* of the extent that is being joined together */
     uint32_t type;
 };
 
@@ -190,7 +217,8 @@ static int print_map(struct cli *cli, struct remote *remote, struct failure *why
     int r = 0;
 
     if (nbd_can_meta_context(remote->nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) != 1)
-        return fail_code(why, STATUS_FAILED, "ENOTSUP", "the server does not tell what is "
+        return fail_code(why, STATUS_FAILED, "ENOTSUP",
+                         "the server does not tell what is "
                          "allocated (no base:allocation)");
     map.extents = json_object_new_array();
     json_object_object_add(cli_answer(cli), "extents", map.extents);
@@ -202,7 +230,8 @@ static int print_map(struct cli *cli, struct remote *remote, struct failure *why
 
         r = cookie < 0 ? remote_fail(why) : remote_finish(remote, cookie, why);
         if (r == 0 && map.offset == before)
-            r = fail(why, STATUS_FAILED, "the server does not say what is at %" PRIu64, before);
+            r = fail_with(why, STATUS_FAILED, "the server does not say what is at %" PRIu64,
+                          before);
     }
     end_extent(&map);
     return r;

@@ -17,19 +17,46 @@
 #define IN_FLIGHT_MAX 8
 #define HOLD_BYTES_MAX (256u << 20) /* of stdin, before anything is written */
 
-#define WORDS_OF_BOTH                                                                          \
-    {.name = "EXPORT", .kind = WORD_OPTIONAL, .max = NR_TARGET_MAX,                            \
-     .help = "its name, or a URI (nbd://HOST/NAME, nbd+unix:///NAME?socket=PATH)"},            \
-    {.name = "from", .kind = WORD_VALUE, .type = TYPE_OFFSET, .value = "OFFSET",               \
-     .required = true, .letter = 'F', .help = "first byte"},                                   \
-    {.name = "size", .kind = WORD_VALUE, .type = TYPE_LENGTH, .value = "SIZE",                 \
-     .required = true, .letter = 'S', .help = "number of bytes"},                              \
-    {.name = "addr", .kind = WORD_VALUE, .value = "ADDR", .letter = 'l', .min = 1, .max = 255, \
-     .option_only = true, .help = "NBD server, instead of asking the daemon"},                 \
-    {.name = "port", .kind = WORD_VALUE, .type = TYPE_NUMBER, .value = "PORT", .letter = 'p',  \
-     .min = 1, .max = 65535, .option_only = true, .help = "its port (10809)"},                 \
-    {.name = "bind", .kind = WORD_VALUE, .value = "ADDR", .letter = 'b', .min = 1, .max = 255, \
-     .option_only = true, .help = "connect from this address"}
+#define WORDS_OF_BOTH                                                                         \
+    {.name = "EXPORT",                                                                        \
+     .kind = WORD_OPTIONAL,                                                                   \
+     .max = NR_TARGET_MAX,                                                                    \
+     .help = "its name, or a URI (nbd://HOST/NAME, nbd+unix:///NAME?socket=PATH)"},           \
+        {.name = "from",                                                                      \
+         .kind = WORD_VALUE,                                                                  \
+         .type = TYPE_OFFSET,                                                                 \
+         .value = "OFFSET",                                                                   \
+         .required = true,                                                                    \
+         .letter = 'F',                                                                       \
+         .help = "first byte"},                                                               \
+        {.name = "size",                                                                      \
+         .kind = WORD_VALUE,                                                                  \
+         .type = TYPE_LENGTH,                                                                 \
+         .value = "SIZE",                                                                     \
+         .required = true,                                                                    \
+         .letter = 'S',                                                                       \
+         .help = "number of bytes"},                                                          \
+        {.name = "addr",                                                                      \
+         .kind = WORD_VALUE,                                                                  \
+         .value = "ADDR",                                                                     \
+         .letter = 'l',                                                                       \
+         .min = 1,                                                                            \
+         .max = 255,                                                                          \
+         .option_only = true,                                                                 \
+         .help = "NBD server, instead of asking the daemon"},                                 \
+        {.name = "port",                                                                      \
+         .kind = WORD_VALUE,                                                                  \
+         .type = TYPE_NUMBER,                                                                 \
+         .value = "PORT",                                                                     \
+         .letter = 'p',                                                                       \
+         .min = 1,                                                                            \
+         .max = 65535,                                                                        \
+         .option_only = true,                                                                 \
+         .help = "its port (10809)"},                                                         \
+    {                                                                                         \
+        .name = "bind", .kind = WORD_VALUE, .value = "ADDR", .letter = 'b', .min = 1,         \
+        .max = 255, .option_only = true, .help = "connect from this address"                  \
+    }
 
 const struct word words_read[] = {
     WORDS_OF_BOTH,
@@ -47,12 +74,12 @@ const struct word words_write[] = {
 struct copy {
     struct cli *cli;
     struct remote remote;
-    const char *what;           /* "read", "write" */
-    uint64_t offset, size;      /* the range */
-    uint64_t issued, finished;  /* bytes of it */
+    const char *what;          /* "read", "write" */
+    uint64_t offset, size;     /* the range */
+    uint64_t issued, finished; /* bytes of it */
     uint32_t chunk_bytes;
     uint32_t write_flags;
-    char *held;                 /* all of stdin, or NULL */
+    char *held; /* all of stdin, or NULL */
     struct {
         char *buffer;
         uint32_t length;
@@ -85,21 +112,24 @@ static int take_stdin(struct copy *copy, char *data, uint64_t length, struct fai
     int64_t n = read_stdin(data, length);
 
     if (n < 0)
-        return fail(why, STATUS_FAILED, "reading stdin failed: %s", strerror((int)-n));
+        return fail_with(why, STATUS_FAILED, "reading stdin failed: %s", strerror((int)-n));
     if ((uint64_t)n == length)
         return 0;
     if (copy->held != NULL)
-        return fail(why, STATUS_FAILED, "stdin ended after %" PRId64 " of %" PRIu64
-                    " bytes; nothing was written", n, copy->size);
-    return fail(why, STATUS_FAILED, "stdin ended after %" PRIu64 " of %" PRIu64
-                " bytes; up to there it may have been written",
-                copy->issued + (uint64_t)n, copy->size);
+        return fail_with(why, STATUS_FAILED,
+                         "stdin ended after %" PRId64 " of %" PRIu64
+                         " bytes; nothing was written",
+                         n, copy->size);
+    return fail_with(why, STATUS_FAILED,
+                     "stdin ended after %" PRIu64 " of %" PRIu64
+                     " bytes; up to there it may have been written",
+                     copy->issued + (uint64_t)n, copy->size);
 }
 
 static int give_stdout(struct copy *copy, const char *data, size_t length, struct failure *why)
 {
     if (fwrite(data, 1, length, copy->cli->out) != length)
-        return fail(why, STATUS_FAILED, "writing to stdout failed: %s", strerror(errno));
+        return fail_with(why, STATUS_FAILED, "writing to stdout failed: %s", strerror(errno));
     return 0;
 }
 
@@ -126,8 +156,8 @@ static int issue_write(struct copy *copy, size_t i, struct failure *why)
             return r;
     }
     copy->slot[i].cookie =
-        nbd_aio_pwrite(copy->remote.nbd, data, copy->slot[i].length, copy->offset + copy->issued,
-                       NBD_NULL_COMPLETION, copy->write_flags);
+        nbd_aio_pwrite(copy->remote.nbd, data, copy->slot[i].length,
+                       copy->offset + copy->issued, NBD_NULL_COMPLETION, copy->write_flags);
     return copy->slot[i].cookie < 0 ? remote_fail(why) : 0;
 }
 
@@ -179,7 +209,8 @@ static int flush_export(struct copy *copy, struct failure *why)
     int64_t cookie;
 
     if (nbd_can_flush(copy->remote.nbd) != 1)
-        return fail(why, STATUS_FAILED, "the data is written, but the server cannot flush");
+        return fail_with(why, STATUS_FAILED,
+                         "the data is written, but the server cannot flush");
     cookie = nbd_aio_flush(copy->remote.nbd, NBD_NULL_COMPLETION, 0);
     return cookie < 0 ? remote_fail(why) : remote_finish(&copy->remote, cookie, why);
 }
@@ -194,15 +225,18 @@ static int check_range(struct copy *copy, struct failure *why)
     if (size < 0)
         return remote_fail(why);
     if (copy->offset > (uint64_t)size || copy->size > (uint64_t)size - copy->offset)
-        return fail(why, STATUS_FAILED, "%" PRIu64 " bytes from %" PRIu64 " are not all in the "
-                    "export, which has %" PRIu64, copy->size, copy->offset, (uint64_t)size);
+        return fail_with(why, STATUS_FAILED,
+                         "%" PRIu64 " bytes from %" PRIu64 " are not all in the "
+                         "export, which has %" PRIu64,
+                         copy->size, copy->offset, (uint64_t)size);
     copy->chunk_bytes = CHUNK_BYTES;
     if (largest > 0 && largest < CHUNK_BYTES)
         copy->chunk_bytes = (uint32_t)largest;
     return 0;
 }
 
-static int begin_copy(struct cli *cli, const char *what, struct copy *copy, struct failure *why)
+static int begin_copy(struct cli *cli, const char *what, struct copy *copy,
+                      struct failure *why)
 {
     int r;
 
@@ -249,7 +283,8 @@ static int prepare_write(struct copy *copy, struct failure *why)
         return fail_code(why, STATUS_FAILED, "EPERM", "the export is read-only");
     if (words_has(&copy->cli->words, "fua")) {
         if (nbd_can_fua(nbd) != 1)
-            return fail_code(why, STATUS_FAILED, "ENOTSUP", "the server cannot do FUA; use "
+            return fail_code(why, STATUS_FAILED, "ENOTSUP",
+                             "the server cannot do FUA; use "
                              "'flush'");
         copy->write_flags = LIBNBD_CMD_FLAG_FUA;
     }

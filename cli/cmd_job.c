@@ -12,7 +12,10 @@
 #include <string.h>
 
 const struct word words_job[] = {
-    {.name = "ID", .kind = WORD_POSITION, .min = 1, .max = NR_ID_MAX,
+    {.name = "ID",
+     .kind = WORD_POSITION,
+     .min = 1,
+     .max = NR_ID_MAX,
      .help = "as 'job list' shows it"},
     {.name = NULL},
 };
@@ -27,9 +30,9 @@ static void print_job(struct table *table, const nr_job *job)
     table_add(table, job->export_name);
     table_add(table, time_text(job->started));
     if (progress->total_bytes > 0)
-        table_add_format(table, "%d%%",
-                         (int)(100.0 * (double)progress->done_bytes /
-                               (double)progress->total_bytes));
+        table_add_format(
+            table, "%d%%",
+            (int)(100.0 * (double)progress->done_bytes / (double)progress->total_bytes));
     else
         table_add(table, NULL);
     table_add(table, job->last_error.message);

@@ -48,8 +48,8 @@ static int read_filter(const struct words *words, enum filter *ret_filter, struc
         if (!words_has(words, filters[i].word))
             continue;
         if (given != NULL)
-            return fail(why, STATUS_USAGE, "'%s' and '%s' exclude each other", given,
-                        filters[i].word);
+            return fail_with(why, STATUS_USAGE, "'%s' and '%s' exclude each other", given,
+                             filters[i].word);
         given = filters[i].word;
         *ret_filter = filters[i].filter;
     }
@@ -67,9 +67,9 @@ static const char *nbd_state(const struct row *row)
 static const char *backstore_state(const struct row *row)
 {
     static const char *const exports[] = {
-        [NR_X_CREATING] = "Creating",      [NR_X_LISTENING] = "Listening",
-        [NR_X_FINALISING] = "Finalising",  [NR_X_HANDED_OVER] = "HandedOver",
-        [NR_X_DRAINING] = "Draining",      [NR_X_FAULTED] = "Faulted",
+        [NR_X_CREATING] = "Creating",     [NR_X_LISTENING] = "Listening",
+        [NR_X_FINALISING] = "Finalising", [NR_X_HANDED_OVER] = "HandedOver",
+        [NR_X_DRAINING] = "Draining",     [NR_X_FAULTED] = "Faulted",
     };
     static const char *const mappings[] = {
         [NR_M_MAPPING] = "Mapping",
@@ -118,7 +118,8 @@ static const struct local_device *find_local(const struct local_device *devices,
 
 /* Devices in the order of their numbers, then exports without a local device. */
 static GArray *make_rows(const struct local_device *devices, size_t n_devices,
-                         const struct listing *listing, const char *handler, enum filter filter)
+                         const struct listing *listing, const char *handler,
+                         enum filter filter)
 {
     GArray *rows = g_array_new(FALSE, TRUE, sizeof(struct row));
 

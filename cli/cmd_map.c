@@ -21,18 +21,41 @@
 #define KERNEL_BLOCK_MAX 4096u
 
 const struct word words_map[] = {
-    {.name = "TARGET", .kind = WORD_POSITION, .min = 1, .max = NR_TARGET_MAX,
+    {.name = "TARGET",
+     .kind = WORD_POSITION,
+     .min = 1,
+     .max = NR_TARGET_MAX,
      .help = "what the backstore opens"},
-    {.name = "DEVICE", .kind = WORD_DEVICE, .value = "nbd-device", .min = 1, .max = NR_DEV_MAX,
+    {.name = "DEVICE",
+     .kind = WORD_DEVICE,
+     .value = "nbd-device",
+     .min = 1,
+     .max = NR_DEV_MAX,
      .help = "/dev/nbdN or nbdN (any free one)"},
-    {.name = "timeout", .kind = WORD_VALUE, .type = TYPE_SECONDS, .value = "TIME", .max = 86400,
+    {.name = "timeout",
+     .kind = WORD_VALUE,
+     .type = TYPE_SECONDS,
+     .value = "TIME",
+     .max = 86400,
      .help = "give up a connection that does not answer a request so long (0: never)"},
     {.name = "readonly", .kind = WORD_FLAG, .help = "a device that cannot be written to"},
-    {.name = "connections", .kind = WORD_VALUE, .type = TYPE_NUMBER, .value = "N", .min = 1,
-     .max = DEVICE_SOCKETS_MAX, .help = "parallel connections (1)"},
-    {.name = "dead-timeout", .kind = WORD_VALUE, .type = TYPE_SECONDS, .value = "TIME",
-     .max = 31536000, .help = "without a connection requests wait so long (30)"},
-    {.name = "blocksize", .kind = WORD_VALUE, .type = TYPE_SIZE, .value = "N",
+    {.name = "connections",
+     .kind = WORD_VALUE,
+     .type = TYPE_NUMBER,
+     .value = "N",
+     .min = 1,
+     .max = DEVICE_SOCKETS_MAX,
+     .help = "parallel connections (1)"},
+    {.name = "dead-timeout",
+     .kind = WORD_VALUE,
+     .type = TYPE_SECONDS,
+     .value = "TIME",
+     .max = 31536000,
+     .help = "without a connection requests wait so long (30)"},
+    {.name = "blocksize",
+     .kind = WORD_VALUE,
+     .type = TYPE_SIZE,
+     .value = "N",
      .help = "logical block size of the device, 512 to 4096 (512)"},
     {.name = "multi", .kind = WORD_FLAG, .help = "although it is mapped elsewhere"},
     {.name = "no-modprobe", .kind = WORD_FLAG, .help = "do not load the kernel module"},
@@ -50,9 +73,10 @@ static int check_device(struct cli *cli, int index, const char *cookie, struct f
         return 0;
     if (device.cookie[0] != '\0' && (cookie == NULL || strcmp(device.cookie, cookie) == 0))
         return 0;
-    return fail_code(why, STATUS_FAILED, "EBUSY", "/dev/nbd%d is in use by '%s'; name another "
-                     "device or none", index,
-                     device.backend[0] != '\0' ? device.backend : "another program");
+    return fail_code(why, STATUS_FAILED, "EBUSY",
+                     "/dev/nbd%d is in use by '%s'; name another "
+                     "device or none",
+                     index, device.backend[0] != '\0' ? device.backend : "another program");
 }
 
 static bool is_kernel_block(uint64_t bytes)
@@ -69,21 +93,30 @@ static int fit_blocks(struct cli *cli, const struct terms *terms, struct device_
     uint64_t rest;
 
     if (!is_kernel_block(least))
-        return fail(why, STATUS_FAILED, "the server's minimum block size is %u; the kernel's "
-                    "driver takes up to %u", terms->block_min, KERNEL_BLOCK_MAX);
+        return fail_with(why, STATUS_FAILED,
+                         "the server's minimum block size is %u; the kernel's "
+                         "driver takes up to %u",
+                         terms->block_min, KERNEL_BLOCK_MAX);
     if (block < least)
-        return fail(why, STATUS_FAILED, "blocksize %" PRIu64 " is below the server's minimum, "
-                    "%u", block, terms->block_min);
+        return fail_with(why, STATUS_FAILED,
+                         "blocksize %" PRIu64 " is below the server's minimum, "
+                         "%u",
+                         block, terms->block_min);
     rest = setup->size_bytes % block;
     if (setup->size_bytes < block)
-        return fail(why, STATUS_FAILED, "the export has %" PRIu64 " bytes, less than one block",
-                    setup->size_bytes);
+        return fail_with(why, STATUS_FAILED,
+                         "the export has %" PRIu64 " bytes, less than one block",
+                         setup->size_bytes);
     if (rest != 0 && block != SECTOR_BYTES)
-        return fail(why, STATUS_FAILED, "the export's size of %" PRIu64 " bytes is no multiple "
-                    "of the block size %" PRIu64, setup->size_bytes, block);
+        return fail_with(why, STATUS_FAILED,
+                         "the export's size of %" PRIu64 " bytes is no multiple "
+                         "of the block size %" PRIu64,
+                         setup->size_bytes, block);
     if (rest != 0)
-        cli_note(cli, "the export's last %" PRIu64 " bytes are no whole sector and are missing "
-                 "on the device", rest);
+        cli_note(cli,
+                 "the export's last %" PRIu64 " bytes are no whole sector and are missing "
+                 "on the device",
+                 rest);
     setup->size_bytes -= rest;
     setup->block_bytes = (uint32_t)block;
     return 0;
@@ -117,8 +150,10 @@ static int connect_new(struct cli *cli, const struct device_setup *setup, int *r
     if (sysfs_wait_ready(&cli->sysfs, *ret_index, setup->size_bytes, deadline))
         return 0;
     device_disconnect(*ret_index, &ignored);
-    return fail(why, STATUS_FAILED, "/dev/nbd%d did not appear with %" PRIu64 " bytes within "
-                "%d s", *ret_index, setup->size_bytes, READY_MS / 1000);
+    return fail_with(why, STATUS_FAILED,
+                     "/dev/nbd%d did not appear with %" PRIu64 " bytes within "
+                     "%d s",
+                     *ret_index, setup->size_bytes, READY_MS / 1000);
 }
 
 static int take_up(struct cli *cli, struct device_setup *setup, int wanted, int index,
@@ -127,11 +162,15 @@ static int take_up(struct cli *cli, struct device_setup *setup, int wanted, int 
     struct local_device device;
 
     if (wanted != DEVICE_ANY && wanted != index)
-        return fail_code(why, STATUS_FAILED, "EBUSY", "it is attached to /dev/nbd%d already, with "
-                         "a dead connection; unmap that first, or name it", index);
+        return fail_code(why, STATUS_FAILED, "EBUSY",
+                         "it is attached to /dev/nbd%d already, with "
+                         "a dead connection; unmap that first, or name it",
+                         index);
     if (!sysfs_read(&cli->sysfs, index, &device) || device.size_bytes != setup->size_bytes)
-        return fail(why, STATUS_FAILED, "/dev/nbd%d has another size than the export now; unmap "
-                    "it first", index);
+        return fail_with(why, STATUS_FAILED,
+                         "/dev/nbd%d has another size than the export now; unmap "
+                         "it first",
+                         index);
     setup->index = index;
     return device_reconfigure(setup, why);
 }
@@ -239,12 +278,13 @@ int cmd_map(struct cli *cli, struct failure *why)
     int r;
 
     if (device != NULL && index < 0)
-        return fail(why, STATUS_USAGE, "'%s' is no nbd device; these are /dev/nbdN", device);
+        return fail_with(why, STATUS_USAGE, "'%s' is no nbd device; these are /dev/nbdN",
+                         device);
     if (words_has(words, "blocksize") &&
         (words_cut_bytes(words, "blocksize") != 0 ||
          !is_kernel_block(words_number(words, "blocksize", 0))))
-        return fail(why, STATUS_USAGE, "blocksize '%s' is not 512, 1024, 2048 or 4096",
-                    words_text(words, "blocksize", ""));
+        return fail_with(why, STATUS_USAGE, "blocksize '%s' is not 512, 1024, 2048 or 4096",
+                         words_text(words, "blocksize", ""));
     r = check_device(cli, index, NULL, why);
     if (r == 0)
         r = cli_backstore(cli, cli->backstore, &args.store, why);

@@ -13,7 +13,11 @@
 #include <string.h>
 
 const struct word words_restore[] = {
-    {.name = "DEVICE", .kind = WORD_DEVICE, .value = "nbd-device", .min = 1, .max = NR_DEV_MAX,
+    {.name = "DEVICE",
+     .kind = WORD_DEVICE,
+     .value = "nbd-device",
+     .min = 1,
+     .max = NR_DEV_MAX,
      .help = "only this one (all)"},
     {.name = NULL},
 };
@@ -26,9 +30,10 @@ static int check_same(const struct local_device *device, const struct device_set
 
     if (size == device->size_bytes)
         return 0;
-    return fail(why, STATUS_FAILED, "/dev/nbd%d has %" PRIu64 " bytes, its export now %" PRIu64
-                "; unmap it and map it again", device->index, device->size_bytes,
-                setup->size_bytes);
+    return fail_with(why, STATUS_FAILED,
+                     "/dev/nbd%d has %" PRIu64 " bytes, its export now %" PRIu64
+                     "; unmap it and map it again",
+                     device->index, device->size_bytes, setup->size_bytes);
 }
 
 static int reconnect(struct cli *cli, const struct local_device *device,
@@ -76,8 +81,9 @@ static int restore(struct cli *cli, const struct local_device *device, const nr_
     if (r != 0)
         return r;
     if (strcmp(ticket->cookie, device->cookie) != 0)
-        r = fail(why, STATUS_FAILED, "the daemon does not take up the mapping of /dev/nbd%d again",
-                 device->index);
+        r = fail_with(why, STATUS_FAILED,
+                      "the daemon does not take up the mapping of /dev/nbd%d again",
+                      device->index);
     else
         r = reconnect(cli, device, mapping, ticket, why);
     if (r != 0)
@@ -89,7 +95,8 @@ static int restore(struct cli *cli, const struct local_device *device, const nr_
 /* Restore it if its connection is dead. A device that cannot be restored is told at once;
  * the others still get their turn. */
 static int restore_one(struct cli *cli, const struct local_device *device,
-                       const struct listing *listing, json_object *restored, struct failure *why)
+                       const struct listing *listing, json_object *restored,
+                       struct failure *why)
 {
     const nr_export *x = NULL;
     const nr_mapping *mapping = listing_find(listing, device->cookie, &x);
@@ -123,7 +130,8 @@ int cmd_restore(struct cli *cli, struct failure *why)
     json_object *restored;
 
     if (wanted != NULL && index < 0)
-        return fail(why, STATUS_USAGE, "'%s' is no nbd device; these are /dev/nbdN", wanted);
+        return fail_with(why, STATUS_USAGE, "'%s' is no nbd device; these are /dev/nbdN",
+                         wanted);
     r = listing_fetch(cli, "", NR_L_ALL, &listing, why);
     if (r != 0)
         return r;
@@ -139,10 +147,10 @@ int cmd_restore(struct cli *cli, struct failure *why)
     }
     listing_clear(&listing);
     if (wanted != NULL && seen == 0)
-        return fail_code(why, STATUS_FAILED, "ENOENT", "/dev/nbd%d is not mapped by nbd-runner",
-                         index);
+        return fail_code(why, STATUS_FAILED, "ENOENT",
+                         "/dev/nbd%d is not mapped by nbd-runner", index);
     if (failed > 0)
-        return fail(why, (enum status)first, "%zu of %zu devices could not be reconnected", failed,
-                    seen);
+        return fail_with(why, (enum status)first,
+                         "%zu of %zu devices could not be reconnected", failed, seen);
     return 0;
 }

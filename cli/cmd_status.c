@@ -13,27 +13,42 @@
 #include <strings.h>
 
 const struct word words_status[] = {
-    {.name = "EXPORT", .kind = WORD_OPTIONAL, .min = 1, .max = NR_NAME_MAX,
+    {.name = "EXPORT",
+     .kind = WORD_OPTIONAL,
+     .min = 1,
+     .max = NR_NAME_MAX,
      .help = "of this export (the daemon)"},
     {.name = NULL},
 };
 
 const struct word words_clients[] = {
-    {.name = "EXPORT", .kind = WORD_OPTIONAL, .min = 1, .max = NR_NAME_MAX,
+    {.name = "EXPORT",
+     .kind = WORD_OPTIONAL,
+     .min = 1,
+     .max = NR_NAME_MAX,
      .help = "only of this export (all)"},
     {.name = NULL},
 };
 
 const struct word words_kick[] = {
-    {.name = "ID", .kind = WORD_POSITION, .type = TYPE_NUMBER, .min = 0,
+    {.name = "ID",
+     .kind = WORD_POSITION,
+     .type = TYPE_NUMBER,
+     .min = 0,
      .help = "as 'clients' shows it"},
-    {.name = "reason", .kind = WORD_VALUE, .value = "TEXT", .max = NR_TEXT_MAX,
+    {.name = "reason",
+     .kind = WORD_VALUE,
+     .value = "TEXT",
+     .max = NR_TEXT_MAX,
      .help = "for the daemon's log"},
     {.name = NULL},
 };
 
 const struct word words_log_level[] = {
-    {.name = "LEVEL", .kind = WORD_POSITION, .min = 1, .max = 16,
+    {.name = "LEVEL",
+     .kind = WORD_POSITION,
+     .min = 1,
+     .max = 16,
      .help = "error, warning, info, debug, or syslog's number 0 to 7"},
     {.name = NULL},
 };
@@ -232,8 +247,10 @@ static int parse_level(const char *text, unsigned *ret_level, struct failure *wh
             return 0;
         }
     if (number_parse(text, &number) != NULL || number >= G_N_ELEMENTS(names))
-        return fail(why, STATUS_USAGE, "'%s' is no log level; these are error, warning, info, "
-                    "debug, or 0 to 7", text);
+        return fail_with(why, STATUS_USAGE,
+                         "'%s' is no log level; these are error, warning, info, "
+                         "debug, or 0 to 7",
+                         text);
     *ret_level = (unsigned)number;
     return 0;
 }

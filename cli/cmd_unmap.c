@@ -16,9 +16,14 @@
 #define FREE_MS 5000
 
 const struct word words_unmap[] = {
-    {.name = "TARGET", .kind = WORD_POSITION, .value = "nbd-device|TARGET", .min = 1,
-     .max = NR_TARGET_MAX, .help = "/dev/nbdN, nbdN, or what the backstore opens"},
-    {.name = "force", .kind = WORD_FLAG,
+    {.name = "TARGET",
+     .kind = WORD_POSITION,
+     .value = "nbd-device|TARGET",
+     .min = 1,
+     .max = NR_TARGET_MAX,
+     .help = "/dev/nbdN, nbdN, or what the backstore opens"},
+    {.name = "force",
+     .kind = WORD_FLAG,
      .help = "although it is used, foreign, or the daemon is not reached"},
     {.name = NULL},
 };
@@ -66,8 +71,8 @@ static int check_users(struct cli *cli, int index, struct failure *why)
         cli_note(cli, "/dev/nbd%d %s; 'force' detaches it all the same", index, user);
         return 0;
     }
-    return fail_code(why, STATUS_FAILED, "EBUSY", "/dev/nbd%d %s; end that first, or use 'force'",
-                     index, user);
+    return fail_code(why, STATUS_FAILED, "EBUSY",
+                     "/dev/nbd%d %s; end that first, or use 'force'", index, user);
 }
 
 static void answer_unmapped(struct cli *cli, int index, const char *cookie)
@@ -84,8 +89,10 @@ static int wait_free(struct cli *cli, int index, struct failure *why)
 {
     if (sysfs_wait_free(&cli->sysfs, index, deadline_in_ms(FREE_MS)))
         return 0;
-    return fail_code(why, STATUS_FAILED, "EBUSY", "/dev/nbd%d is disconnected, but some program "
-                     "has it open; it stays occupied until that closes it", index);
+    return fail_code(why, STATUS_FAILED, "EBUSY",
+                     "/dev/nbd%d is disconnected, but some program "
+                     "has it open; it stays occupied until that closes it",
+                     index);
 }
 
 /* The daemon has agreed (BEGIN), or does not know the mapping. */
@@ -127,8 +134,9 @@ static int begin_by_cookie(struct cli *cli, const char *cookie, int index, bool 
     if (r != STATUS_UNREACHABLE && r != STATUS_NO_ANSWER)
         return r;
     if (!words_has(&cli->words, "force"))
-        return fail(why, (enum status)r, "%s; 'force' detaches /dev/nbd%d without the daemon",
-                    first.message, index);
+        return fail_with(why, (enum status)r,
+                         "%s; 'force' detaches /dev/nbd%d without the daemon", first.message,
+                         index);
     cli_note(cli, "%s; detached without the daemon", first.message);
     return 0;
 }
@@ -142,8 +150,10 @@ static int unmap_device(struct cli *cli, int index, struct failure *why)
     if (!sysfs_read(&cli->sysfs, index, &device) || !device.in_use)
         return fail_code(why, STATUS_FAILED, "ENOENT", "/dev/nbd%d is not mapped", index);
     if (device.cookie[0] == '\0' && !force)
-        return fail_code(why, STATUS_FAILED, "EBUSY", "/dev/nbd%d was not mapped by nbd-runner, "
-                         "but by '%s'; use that tool, or 'force'", index,
+        return fail_code(why, STATUS_FAILED, "EBUSY",
+                         "/dev/nbd%d was not mapped by nbd-runner, "
+                         "but by '%s'; use that tool, or 'force'",
+                         index,
                          device.backend[0] != '\0' ? device.backend : "another program");
     if (device.cookie[0] != '\0')
         r = begin_by_cookie(cli, device.cookie, index, &knows, why);
@@ -176,9 +186,10 @@ static int forget(struct cli *cli, const nr_mapping *mapping, struct failure *wh
 
     if (!is_ours && !words_has(&cli->words, "force")) {
         report(cli, NR_U_ABORT, mapping->cookie, &ignored);
-        return fail_code(why, STATUS_FAILED, "EBUSY", "it is mapped on host %s as %s; unmap it "
-                         "there, or use 'force' to forget that", mapping->client,
-                         mapping->device);
+        return fail_code(why, STATUS_FAILED, "EBUSY",
+                         "it is mapped on host %s as %s; unmap it "
+                         "there, or use 'force' to forget that",
+                         mapping->client, mapping->device);
     }
     r = report(cli, NR_U_DONE, mapping->cookie, why);
     if (r == 0)
@@ -204,7 +215,7 @@ static int unmap_target(struct cli *cli, struct failure *why)
     cli_backstore_clear(&args.store);
     if (r == STATUS_UNREACHABLE || r == STATUS_NO_ANSWER)
         cli_note(cli, "by its device it can be unmapped without the daemon: "
-                 "'unmap /dev/nbdN force'");
+                      "'unmap /dev/nbdN force'");
     if (r != 0)
         return r;
     index = find_device(cli, mapping.cookie);

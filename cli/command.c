@@ -25,19 +25,22 @@ const struct backstore backstores[] = {
 const size_t n_backstores = G_N_ELEMENTS(backstores);
 
 const struct command commands[] = {
-    {GROUP_BACKSTORE, "create", "make a backing store and its export", words_create, cmd_create},
+    {GROUP_BACKSTORE, "create", "make a backing store and its export", words_create,
+     cmd_create},
     {GROUP_BACKSTORE, "delete", "remove an export and its backing store", words_delete,
      cmd_delete},
     {GROUP_BACKSTORE, "map", "attach an export to a local /dev/nbdN", words_map, cmd_map},
     {GROUP_BACKSTORE, "unmap", "detach it again", words_unmap, cmd_unmap},
-    {GROUP_BACKSTORE, "list", "local devices and the daemon's backstores", words_list, cmd_list},
+    {GROUP_BACKSTORE, "list", "local devices and the daemon's backstores", words_list,
+     cmd_list},
     {"global", "list", "the same for all backstores together", words_list, cmd_list},
     {"export", "list", "the daemon's exports", NULL, cmd_export_list},
     {"export", "show", "everything about one export", words_export_name, cmd_export_show},
     {"export", "add", "export a backing store that exists", words_export_add, cmd_export_add},
     {"export", "remove", "forget an export, leave its backing store", words_export_remove,
      cmd_export_remove},
-    {NULL, "status", "state of the daemon or of an export, as key=value", words_status, cmd_status},
+    {NULL, "status", "state of the daemon or of an export, as key=value", words_status,
+     cmd_status},
     {NULL, "info", "what an NBD server says about an export", words_info, cmd_info},
     {NULL, "read", "copy a range of an export to stdout", words_read, cmd_read},
     {NULL, "write", "copy stdin to a range of an export", words_write, cmd_write},
@@ -57,15 +60,33 @@ const size_t n_commands = G_N_ELEMENTS(commands);
 /* Words of every command. A command's own word of the same name goes first: "timeout" of map
  * is the kernel's. */
 const struct word common_words[] = {
-    {.name = "host", .kind = WORD_VALUE, .value = "HOST", .min = 1, .max = 255,
+    {.name = "host",
+     .kind = WORD_VALUE,
+     .value = "HOST",
+     .min = 1,
+     .max = 255,
      .help = "where the daemon is: NAME, ADDRESS, [V6], each with :PORT, or unix:PATH"},
-    {.name = "dir", .kind = WORD_VALUE, .value = "DIR", .min = 1, .max = 90, .option_only = true,
+    {.name = "dir",
+     .kind = WORD_VALUE,
+     .value = "DIR",
+     .min = 1,
+     .max = 90,
+     .option_only = true,
      .help = "the daemon whose control.sock is in DIR"},
-    {.name = "call-timeout", .alias = "timeout", .kind = WORD_VALUE, .type = TYPE_SECONDS,
-     .value = "S", .min = 1, .max = 86400, .option_only = true,
+    {.name = "call-timeout",
+     .alias = "timeout",
+     .kind = WORD_VALUE,
+     .type = TYPE_SECONDS,
+     .value = "S",
+     .min = 1,
+     .max = 86400,
+     .option_only = true,
      .help = "wait so long for each answer of the daemon (25)"},
     {.name = "json", .kind = WORD_FLAG, .option_only = true, .help = "answer in JSON"},
-    {.name = "help", .kind = WORD_FLAG, .option_only = true, .letter = 'h',
+    {.name = "help",
+     .kind = WORD_FLAG,
+     .option_only = true,
+     .letter = 'h',
      .help = "this text"},
     {.name = NULL},
 };
@@ -92,7 +113,7 @@ int cli_client(struct cli *cli, struct failure *why)
         dir = words_text(&cli->leading, "dir", NULL);
     }
     if (host != NULL && dir != NULL)
-        return fail(why, STATUS_USAGE, "'host' and '--dir' both say where the daemon is");
+        return fail_with(why, STATUS_USAGE, "'host' and '--dir' both say where the daemon is");
     if (dir != NULL)
         host = socket = g_strdup_printf("unix:%s/control.sock", dir);
     return client_open(host, cli_timeout_ms(cli), &cli->client, why);
@@ -134,10 +155,10 @@ static int split_opt(const char *text, nr_opt *ret_opt, struct failure *why)
     const char *equals = strchr(text, '=');
 
     if (equals == NULL || equals == text || (size_t)(equals - text) > NR_TEXT_MAX)
-        return fail(why, STATUS_USAGE, "opt '%.64s' is not of the form KEY=VALUE", text);
+        return fail_with(why, STATUS_USAGE, "opt '%.64s' is not of the form KEY=VALUE", text);
     if (strlen(equals + 1) > NR_OPTVAL_MAX)
-        return fail(why, STATUS_USAGE, "opt '%.64s': the value is longer than %d bytes", text,
-                    NR_OPTVAL_MAX);
+        return fail_with(why, STATUS_USAGE, "opt '%.64s': the value is longer than %d bytes",
+                         text, NR_OPTVAL_MAX);
     ret_opt->key = g_strndup(text, (gsize)(equals - text));
     ret_opt->value = g_strdup(equals + 1);
     return 0;
@@ -152,7 +173,7 @@ int cli_backstore(struct cli *cli, const char *handler, nr_backstore *ret_store,
     int r = 0;
 
     if (words->n_list > NR_OPTS_MAX)
-        r = fail(why, STATUS_USAGE, "more than %d opts", NR_OPTS_MAX);
+        r = fail_with(why, STATUS_USAGE, "more than %d opts", NR_OPTS_MAX);
     /* By malloc, as the whole is freed by xdr_free(). */
     store.opts.opts_val = calloc(words->n_list + 1, sizeof(nr_opt));
     g_assert(store.opts.opts_val != NULL);
@@ -237,8 +258,10 @@ static int fail_unknown(const char *kind, const char *word, const char *const *n
     const char *near = nearest_word(word, names, n);
 
     if (near != NULL)
-        return fail(why, STATUS_USAGE, "unknown %s '%.64s'; did you mean '%s'?", kind, word, near);
-    return fail(why, STATUS_USAGE, "unknown %s '%.64s'; 'nbd-cli help' lists all", kind, word);
+        return fail_with(why, STATUS_USAGE, "unknown %s '%.64s'; did you mean '%s'?", kind,
+                         word, near);
+    return fail_with(why, STATUS_USAGE, "unknown %s '%.64s'; 'nbd-cli help' lists all", kind,
+                     word);
 }
 
 static int fail_first_word(const char *word, struct failure *why)

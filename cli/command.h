@@ -18,23 +18,23 @@
 
 /* One run of nbd-cli. */
 struct cli {
-    char prefix[64];            /* "nbd-cli file create" */
-    const char *backstore;      /* "file" for the commands of a backstore, else NULL */
-    struct words leading;       /* options in front of the command's name */
-    struct words words;         /* those behind it */
+    char prefix[64];       /* "nbd-cli file create" */
+    const char *backstore; /* "file" for the commands of a backstore, else NULL */
+    struct words leading;  /* options in front of the command's name */
+    struct words words;    /* those behind it */
     bool json;
-    struct client *client;      /* made by cli_client() */
+    struct client *client; /* made by cli_client() */
     struct sysfs sysfs;
     FILE *out;
-    json_object *answer;        /* made by cli_answer() */
+    json_object *answer; /* made by cli_answer() */
 };
 
 struct command {
-    const char *group;          /* first word, NULL when the verb is the first word;
-                                   GROUP_BACKSTORE for the name of any backstore */
+    const char *group; /* first word, NULL when the verb is the first word;
+                          GROUP_BACKSTORE for the name of any backstore */
     const char *verb;
-    const char *summary;        /* one line of help */
-    const struct word *words;   /* may be NULL */
+    const char *summary;      /* one line of help */
+    const struct word *words; /* may be NULL */
     int (*run)(struct cli *cli, struct failure *why);
 };
 
@@ -42,7 +42,7 @@ struct command {
 
 struct backstore {
     const char *name;
-    const char *target;         /* how a TARGET is written */
+    const char *target; /* how a TARGET is written */
     const char *summary;
 };
 
@@ -68,11 +68,9 @@ int64_t cli_timeout_ms(const struct cli *cli);
 json_object *cli_answer(struct cli *cli);
 
 /* A line for people: nothing with --json. */
-__attribute__((format(printf, 2, 3)))
-void cli_say(struct cli *cli, const char *format, ...);
+__attribute__((format(printf, 2, 3))) void cli_say(struct cli *cli, const char *format, ...);
 /* A remark on stderr that does not change the exit status. */
-__attribute__((format(printf, 2, 3)))
-void cli_note(struct cli *cli, const char *format, ...);
+__attribute__((format(printf, 2, 3))) void cli_note(struct cli *cli, const char *format, ...);
 
 /* The TARGET and the opt words as the daemon wants them. */
 int cli_backstore(struct cli *cli, const char *handler, nr_backstore *ret_store,
@@ -107,7 +105,7 @@ int cmd_write(struct cli *cli, struct failure *why);
 
 extern const struct word words_clients[], words_create[], words_delete[], words_export_add[],
     words_export_name[], words_export_remove[], words_info[], words_job[], words_kick[],
-    words_list[], words_log_level[], words_map[], words_read[], words_restore[], words_status[],
-    words_unmap[], words_write[];
+    words_list[], words_log_level[], words_map[], words_read[], words_restore[],
+    words_status[], words_unmap[], words_write[];
 
 #endif

@@ -20,9 +20,9 @@
 #include <string.h>
 
 /* What kernels up to now know; the rest is between server and client. */
-#define KERNEL_FLAGS                                                                           \
-    (NBD_FLAG_HAS_FLAGS | NBD_FLAG_READ_ONLY | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA |       \
-     NBD_FLAG_ROTATIONAL | NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES |                   \
+#define KERNEL_FLAGS                                                                          \
+    (NBD_FLAG_HAS_FLAGS | NBD_FLAG_READ_ONLY | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA |      \
+     NBD_FLAG_ROTATIONAL | NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES |                  \
      NBD_FLAG_CAN_MULTI_CONN)
 
 #define BUSY_RETRY_MS 5000 /* udev opens a device for a moment when it changes */
@@ -58,16 +58,18 @@ static int insert_module(struct failure *why)
     case 0:
         return 0;
     case KMOD_PROBE_APPLY_BLACKLIST:
-        return fail(why, STATUS_FAILED, "the kernel module nbd is blacklisted on this host");
+        return fail_with(why, STATUS_FAILED,
+                         "the kernel module nbd is blacklisted on this host");
     case -ENOENT:
-        return fail(why, STATUS_FAILED, "this host has no kernel module nbd for its kernel "
-                    "(in a container, load it outside)");
+        return fail_with(why, STATUS_FAILED,
+                         "this host has no kernel module nbd for its kernel "
+                         "(in a container, load it outside)");
     case -EPERM:
     case -EACCES:
-        return fail(why, STATUS_PERMISSION, "loading the kernel module nbd needs root");
+        return fail_with(why, STATUS_PERMISSION, "loading the kernel module nbd needs root");
     default:
-        return fail(why, STATUS_FAILED, "loading the kernel module nbd failed: %s",
-                    strerror(-r));
+        return fail_with(why, STATUS_FAILED, "loading the kernel module nbd failed: %s",
+                         strerror(-r));
     }
 }
 
@@ -77,8 +79,8 @@ struct call {
     struct nl_sock *socket;
     struct nl_msg *message;
     int command;
-    int index;    /* from the answer, -1 when there was none */
-    int error;    /* negative errno from the kernel */
+    int index; /* from the answer, -1 when there was none */
+    int error; /* negative errno from the kernel */
     bool is_over;
 };
 
@@ -112,7 +114,6 @@ static int on_error(struct sockaddr_nl *from, struct nlmsgerr *error, void *arg)
     return NL_STOP;
 }
 
-
 /* False when the driver is not there; then nothing is open. */
 static bool find_family(struct nl_sock **ret_socket, int *ret_family)
 {
@@ -137,14 +138,17 @@ int device_driver(bool may_load, struct failure *why)
 
     if (!find_family(&socket, &family)) {
         if (!may_load)
-            return fail(why, STATUS_FAILED, "the kernel module nbd is not loaded (modprobe nbd)");
+            return fail_with(why, STATUS_FAILED,
+                             "the kernel module nbd is not loaded (modprobe nbd)");
         r = insert_module(why);
         if (r != 0)
             return r;
         if (!find_family(&socket, &family))
-            return fail(why, STATUS_FAILED, "this kernel's nbd driver has no netlink interface; "
-                        "it is too old (4.12 is the first), or this is a network namespace "
-                        "of its own");
+            return fail_with(
+                why, STATUS_FAILED,
+                "this kernel's nbd driver has no netlink interface; "
+                "it is too old (4.12 is the first), or this is a network namespace "
+                "of its own");
     }
     nl_socket_free(socket);
     return r;
@@ -158,12 +162,12 @@ static int call_begin(struct call *call, int command, struct failure *why)
     call->command = command;
     call->index = -1;
     if (!find_family(&call->socket, &family))
-        return fail(why, STATUS_FAILED, "the kernel module nbd is not loaded (modprobe nbd)");
+        return fail_with(why, STATUS_FAILED,
+                         "the kernel module nbd is not loaded (modprobe nbd)");
     call->message = nlmsg_alloc();
-    if (call->message == NULL ||
-        genlmsg_put(call->message, NL_AUTO_PORT, NL_AUTO_SEQ, family, 0, 0, (uint8_t)command,
-                    NBD_GENL_VERSION) == NULL)
-        return fail(why, STATUS_FAILED, "out of memory for a netlink message");
+    if (call->message == NULL || genlmsg_put(call->message, NL_AUTO_PORT, NL_AUTO_SEQ, family,
+                                             0, 0, (uint8_t)command, NBD_GENL_VERSION) == NULL)
+        return fail_with(why, STATUS_FAILED, "out of memory for a netlink message");
     return 0;
 }
 
@@ -200,8 +204,7 @@ static int put_sockets(struct nl_msg *message, const struct device_setup *setup)
     for (size_t i = 0; i < setup->n_sockets; i++) {
         struct nlattr *item = nla_nest_start(message, NBD_SOCK_ITEM);
 
-        if (item == NULL ||
-            nla_put_u32(message, NBD_SOCK_FD, (uint32_t)setup->sockets[i]) < 0)
+        if (item == NULL || nla_put_u32(message, NBD_SOCK_FD, (uint32_t)setup->sockets[i]) < 0)
             return -NLE_NOMEM;
         nla_nest_end(message, item);
     }
@@ -232,12 +235,12 @@ static int connect_once(const struct device_setup *setup, int *ret_index, int *r
     int r = call_begin(&call, NBD_CMD_CONNECT, why);
 
     *ret_error = 0;
-    if (r == 0 && (put_setup(call.message, setup) |
-                   nla_put_u64(call.message, NBD_ATTR_SIZE_BYTES, setup->size_bytes) |
-                   nla_put_u64(call.message, NBD_ATTR_BLOCK_SIZE_BYTES, setup->block_bytes) |
-                   nla_put_u64(call.message, NBD_ATTR_SERVER_FLAGS,
-                               setup->flags & KERNEL_FLAGS)) != 0)
-        r = fail(why, STATUS_FAILED, "out of memory for a netlink message");
+    if (r == 0 &&
+        (put_setup(call.message, setup) |
+         nla_put_u64(call.message, NBD_ATTR_SIZE_BYTES, setup->size_bytes) |
+         nla_put_u64(call.message, NBD_ATTR_BLOCK_SIZE_BYTES, setup->block_bytes) |
+         nla_put_u64(call.message, NBD_ATTR_SERVER_FLAGS, setup->flags & KERNEL_FLAGS)) != 0)
+        r = fail_with(why, STATUS_FAILED, "out of memory for a netlink message");
     if (r == 0)
         *ret_error = call_run(&call);
     if (r == 0 && *ret_error == 0)
@@ -255,14 +258,18 @@ static int fail_connect(const struct device_setup *setup, int error, struct fail
     switch (error) {
     case -EPERM:
     case -EACCES:
-        return fail(why, STATUS_PERMISSION, "attaching %s needs root (CAP_SYS_ADMIN)", device);
+        return fail_with(why, STATUS_PERMISSION, "attaching %s needs root (CAP_SYS_ADMIN)",
+                         device);
     case -EBUSY:
         return fail_code(why, STATUS_FAILED, "EBUSY", "%s is in use", device);
     case -EINVAL:
-        return fail_code(why, STATUS_FAILED, "EINVAL", "the kernel refuses to attach %s with "
-                         "these parameters (its log says why)", device);
+        return fail_code(why, STATUS_FAILED, "EINVAL",
+                         "the kernel refuses to attach %s with "
+                         "these parameters (its log says why)",
+                         device);
     default:
-        return fail(why, STATUS_FAILED, "attaching %s failed: %s", device, strerror(-error));
+        return fail_with(why, STATUS_FAILED, "attaching %s failed: %s", device,
+                         strerror(-error));
     }
 }
 
@@ -278,7 +285,8 @@ int device_connect(const struct device_setup *setup, int *ret_index, struct fail
         g_usleep(BUSY_PAUSE_MS * 1000);
     }
     if (r == 0 && error == 0 && *ret_index < 0)
-        return fail(why, STATUS_FAILED, "the kernel does not say which device it attached");
+        return fail_with(why, STATUS_FAILED,
+                         "the kernel does not say which device it attached");
     return r == 0 && error != 0 ? fail_connect(setup, error, why) : r;
 }
 
@@ -288,16 +296,16 @@ int device_reconfigure(const struct device_setup *setup, struct failure *why)
     int error = 0, r = call_begin(&call, NBD_CMD_RECONFIGURE, why);
 
     if (r == 0 && put_setup(call.message, setup) != 0)
-        r = fail(why, STATUS_FAILED, "out of memory for a netlink message");
+        r = fail_with(why, STATUS_FAILED, "out of memory for a netlink message");
     if (r == 0)
         error = call_run(&call);
     call_end(&call);
     if (error == -EPERM || error == -EACCES)
-        return fail(why, STATUS_PERMISSION, "reconnecting /dev/nbd%d needs root (CAP_SYS_ADMIN)",
-                    setup->index);
+        return fail_with(why, STATUS_PERMISSION,
+                         "reconnecting /dev/nbd%d needs root (CAP_SYS_ADMIN)", setup->index);
     if (error != 0)
-        return fail(why, STATUS_FAILED, "reconnecting /dev/nbd%d failed: %s", setup->index,
-                    strerror(-error));
+        return fail_with(why, STATUS_FAILED, "reconnecting /dev/nbd%d failed: %s",
+                         setup->index, strerror(-error));
     return r;
 }
 
@@ -307,15 +315,15 @@ int device_disconnect(int index, struct failure *why)
     int error = 0, r = call_begin(&call, NBD_CMD_DISCONNECT, why);
 
     if (r == 0 && nla_put_u32(call.message, NBD_ATTR_INDEX, (uint32_t)index) != 0)
-        r = fail(why, STATUS_FAILED, "out of memory for a netlink message");
+        r = fail_with(why, STATUS_FAILED, "out of memory for a netlink message");
     if (r == 0)
         error = call_run(&call);
     call_end(&call);
     if (error == -EPERM || error == -EACCES)
-        return fail(why, STATUS_PERMISSION, "detaching /dev/nbd%d needs root (CAP_SYS_ADMIN)",
-                    index);
+        return fail_with(why, STATUS_PERMISSION,
+                         "detaching /dev/nbd%d needs root (CAP_SYS_ADMIN)", index);
     if (error != 0)
-        return fail(why, STATUS_FAILED, "detaching /dev/nbd%d failed: %s", index,
-                    strerror(-error));
+        return fail_with(why, STATUS_FAILED, "detaching /dev/nbd%d failed: %s", index,
+                         strerror(-error));
     return r;
 }

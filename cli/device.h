@@ -15,13 +15,13 @@
 #define DEVICE_SOCKETS_MAX 16
 
 struct device_setup {
-    int index;                /* DEVICE_ANY: the kernel chooses */
+    int index; /* DEVICE_ANY: the kernel chooses */
     uint64_t size_bytes;
     uint32_t block_bytes;
-    uint16_t flags;           /* transmission flags as the server offers them */
-    uint32_t timeout_s;       /* of a request; 0: none */
-    uint32_t dead_timeout_s;  /* how long requests wait for a reconnect */
-    const char *backend;      /* identifier to store, and to show at RECONFIGURE */
+    uint16_t flags;          /* transmission flags as the server offers them */
+    uint32_t timeout_s;      /* of a request; 0: none */
+    uint32_t dead_timeout_s; /* how long requests wait for a reconnect */
+    const char *backend;     /* identifier to store, and to show at RECONFIGURE */
     int sockets[DEVICE_SOCKETS_MAX];
     size_t n_sockets;
 };

@@ -32,7 +32,7 @@ static void fill(struct failure *why, enum status status, const char *code, cons
     clean_text(why->message);
 }
 
-int fail(struct failure *why, enum status status, const char *format, ...)
+int fail_with(struct failure *why, enum status status, const char *format, ...)
 {
     va_list args;
 
@@ -42,7 +42,8 @@ int fail(struct failure *why, enum status status, const char *format, ...)
     return status;
 }
 
-int fail_code(struct failure *why, enum status status, const char *code, const char *format, ...)
+int fail_code(struct failure *why, enum status status, const char *code, const char *format,
+              ...)
 {
     va_list args;
 

@@ -11,7 +11,7 @@
 /* Exit statuses, documented in nbd-cli(8). */
 enum status {
     STATUS_DONE = 0,
-    STATUS_FAILED = 1,      /* refused or failed */
+    STATUS_FAILED = 1, /* refused or failed */
     STATUS_USAGE = 2,
     STATUS_UNREACHABLE = 3, /* no connection to the daemon */
     STATUS_NO_ANSWER = 4,   /* connected, but no answer in time */
@@ -25,12 +25,12 @@ struct failure {
 };
 
 /* Fill *why and return the status. */
-__attribute__((format(printf, 3, 4)))
-int fail(struct failure *why, enum status status, const char *format, ...);
+__attribute__((format(printf, 3, 4))) int fail_with(struct failure *why, enum status status,
+                                                    const char *format, ...);
 
 /* The same, with a code of its own instead of the one that belongs to the status. */
-__attribute__((format(printf, 4, 5)))
-int fail_code(struct failure *why, enum status status, const char *code, const char *format, ...);
+__attribute__((format(printf, 4, 5))) int fail_code(struct failure *why, enum status status,
+                                                    const char *code, const char *format, ...);
 
 /* Make control characters of a sentence from elsewhere harmless to terminals; in place. */
 void clean_text(char *text);

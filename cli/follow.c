@@ -77,9 +77,10 @@ int follow_job(struct cli *cli, const char *id, struct failure *why)
     bool over = false;
     int r = 0;
 
-    snprintf(goodbye, sizeof(goodbye),
-             "\n%s: note: the job goes on in the daemon; 'nbd-cli job cancel %.36s' stops it\n",
-             cli->prefix, id);
+    snprintf(
+        goodbye, sizeof(goodbye),
+        "\n%s: note: the job goes on in the daemon; 'nbd-cli job cancel %.36s' stops it\n",
+        cli->prefix, id);
     sigaction(SIGINT, &action, &before);
     while (r == 0 && !over)
         r = poll_job(cli, id, wait_ms, &over, why);

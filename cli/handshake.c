@@ -32,7 +32,8 @@ struct session {
 
 static int fail_protocol(const struct session *session, const char *what, struct failure *why)
 {
-    return fail(why, STATUS_FAILED, "%s breaks the NBD protocol: %s", session->peer, what);
+    return fail_with(why, STATUS_FAILED, "%s breaks the NBD protocol: %s", session->peer,
+                     what);
 }
 
 static int receive_greeting(struct session *session, struct failure *why)
@@ -44,38 +45,43 @@ static int receive_greeting(struct session *session, struct failure *why)
     if (r != 0)
         return r;
     if (be64toh(greeting.magic) != NBD_MAGIC)
-        return fail(why, STATUS_FAILED, "%s is no NBD server", session->peer);
+        return fail_with(why, STATUS_FAILED, "%s is no NBD server", session->peer);
     r = net_read(session->fd, &greeting.ihaveopt, sizeof(greeting) - sizeof(greeting.magic),
                  session->deadline, session->peer, why);
     if (r != 0)
         return r;
     if (be64toh(greeting.ihaveopt) != NBD_IHAVEOPT ||
         !(be16toh(greeting.flags) & NBD_FLAG_FIXED_NEWSTYLE))
-        return fail(why, STATUS_FAILED, "%s does not speak fixed newstyle NBD", session->peer);
+        return fail_with(why, STATUS_FAILED, "%s does not speak fixed newstyle NBD",
+                         session->peer);
     /* NO_ZEROES is asked for only where it is offered. */
-    uint32_t answer = htobe32(be16toh(greeting.flags) &
-                              (NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES));
-    return net_write(session->fd, &answer, sizeof(answer), session->deadline, session->peer, why);
+    uint32_t answer =
+        htobe32(be16toh(greeting.flags) & (NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES));
+    return net_write(session->fd, &answer, sizeof(answer), session->deadline, session->peer,
+                     why);
 }
 
 /* NBD_OPT_GO: length of the name, name, number of information requests, each request. */
 static int send_go(struct session *session, struct failure *why)
 {
     size_t name_length = strlen(session->export_name);
-    struct nbd_option option = {.ihaveopt = htobe64(NBD_IHAVEOPT), .option = htobe32(NBD_OPT_GO)};
+    struct nbd_option option = {.ihaveopt = htobe64(NBD_IHAVEOPT),
+                                .option = htobe32(NBD_OPT_GO)};
     uint32_t name_length_wire = htobe32((uint32_t)name_length);
     uint16_t requests[2] = {htobe16(1), htobe16(NBD_INFO_BLOCK_SIZE)};
     g_autoptr(GByteArray) bytes = g_byte_array_new();
 
     if (name_length > NBD_MAX_STRING)
-        return fail(why, STATUS_FAILED, "the export's name is longer than %u bytes",
-                    NBD_MAX_STRING);
-    option.length = htobe32((uint32_t)(sizeof(name_length_wire) + name_length + sizeof(requests)));
+        return fail_with(why, STATUS_FAILED, "the export's name is longer than %u bytes",
+                         NBD_MAX_STRING);
+    option.length =
+        htobe32((uint32_t)(sizeof(name_length_wire) + name_length + sizeof(requests)));
     g_byte_array_append(bytes, (guint8 *)&option, sizeof(option));
     g_byte_array_append(bytes, (guint8 *)&name_length_wire, sizeof(name_length_wire));
     g_byte_array_append(bytes, (const guint8 *)session->export_name, (guint)name_length);
     g_byte_array_append(bytes, (guint8 *)requests, sizeof(requests));
-    return net_write(session->fd, bytes->data, bytes->len, session->deadline, session->peer, why);
+    return net_write(session->fd, bytes->data, bytes->len, session->deadline, session->peer,
+                     why);
 }
 
 static int take_export_info(struct session *session, const char *data, size_t length,
@@ -156,10 +162,10 @@ static int fail_refused(const struct session *session, uint32_t type, const char
         if (reasons[i].type == type)
             reason = reasons[i].reason;
     if (length > 0 && g_utf8_validate(text, (gssize)length, NULL))
-        return fail(why, STATUS_FAILED, "%s refuses export '%.255s': %.*s", session->peer,
-                    session->export_name, (int)MIN(length, 512), text);
-    return fail(why, STATUS_FAILED, "%s refuses export '%.255s': %s", session->peer,
-                session->export_name, reason);
+        return fail_with(why, STATUS_FAILED, "%s refuses export '%.255s': %.*s", session->peer,
+                         session->export_name, (int)MIN(length, 512), text);
+    return fail_with(why, STATUS_FAILED, "%s refuses export '%.255s': %s", session->peer,
+                     session->export_name, reason);
 }
 
 /* One reply to GO. *ret_done after the last. */
@@ -168,7 +174,8 @@ static int receive_reply(struct session *session, bool *ret_done, struct failure
     struct nbd_option_reply reply;
     g_autofree char *data = NULL;
     uint32_t length, type;
-    int r = net_read(session->fd, &reply, sizeof(reply), session->deadline, session->peer, why);
+    int r =
+        net_read(session->fd, &reply, sizeof(reply), session->deadline, session->peer, why);
 
     if (r != 0)
         return r;

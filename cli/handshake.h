@@ -13,10 +13,10 @@
 /* What the server says about the export. */
 struct terms {
     uint64_t size_bytes;
-    uint16_t flags;        /* NBD_FLAG_*, for transmission */
-    uint32_t block_min;    /* 1 when the server does not say */
+    uint16_t flags;     /* NBD_FLAG_*, for transmission */
+    uint32_t block_min; /* 1 when the server does not say */
     uint32_t block_preferred;
-    uint32_t block_max;    /* 0 when the server does not say */
+    uint32_t block_max; /* 0 when the server does not say */
 };
 
 /* fd: a non-blocking socket, fresh. `peer` names the server in sentences. */

@@ -42,7 +42,7 @@ static int fetch_page(struct cli *cli, nr_list_args *args, struct listing *listi
     if (list->rows.rows_len > 0)
         *ret_after = list->rows.rows_val[list->rows.rows_len - 1].name;
     if (*ret_after == NULL || strcmp(*ret_after, args->after) == 0)
-        return fail(why, STATUS_FAILED, "the daemon's list of exports does not end");
+        return fail_with(why, STATUS_FAILED, "the daemon's list of exports does not end");
     return 0;
 }
 

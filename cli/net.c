@@ -45,10 +45,11 @@ int64_t deadline_left_ms(int64_t deadline)
 static int parse_unix(const char *path, struct address *address, struct failure *why)
 {
     if (*path == '\0')
-        return fail(why, STATUS_USAGE, "the path of the Unix socket is empty");
+        return fail_with(why, STATUS_USAGE, "the path of the Unix socket is empty");
     if (strlen(path) >= sizeof(address->unix_path))
-        return fail(why, STATUS_USAGE, "the path of the Unix socket '%.128s' is longer than %zu",
-                    path, sizeof(address->unix_path) - 1);
+        return fail_with(why, STATUS_USAGE,
+                         "the path of the Unix socket '%.128s' is longer than %zu", path,
+                         sizeof(address->unix_path) - 1);
     strcpy(address->unix_path, path);
     return 0;
 }
@@ -58,7 +59,7 @@ static int parse_port(const char *text, uint16_t *ret_port, struct failure *why)
     uint64_t port;
 
     if (number_parse(text, &port) != NULL || port == 0 || port > 65535)
-        return fail(why, STATUS_USAGE, "'%.64s' is no port; ports are 1 to 65535", text);
+        return fail_with(why, STATUS_USAGE, "'%.64s' is no port; ports are 1 to 65535", text);
     *ret_port = (uint16_t)port;
     return 0;
 }
@@ -81,7 +82,8 @@ int address_parse(const char *text, uint16_t default_port, struct address *ret_a
         host = text + 1;
         end = strchr(host, ']');
         if (end == NULL || (end[1] != '\0' && end[1] != ':'))
-            return fail(why, STATUS_USAGE, "host '%.256s' is not of the form [ADDRESS]:PORT", text);
+            return fail_with(why, STATUS_USAGE,
+                             "host '%.256s' is not of the form [ADDRESS]:PORT", text);
         port = end[1] == ':' ? end + 2 : NULL;
     } else {
         end = strchr(text, ':');
@@ -92,8 +94,8 @@ int address_parse(const char *text, uint16_t default_port, struct address *ret_a
     }
     length = (size_t)(end - host);
     if (length == 0 || length >= sizeof(address.host))
-        return fail(why, STATUS_USAGE, "host '%.64s' is %s", text,
-                    length == 0 ? "empty" : "too long");
+        return fail_with(why, STATUS_USAGE, "host '%.64s' is %s", text,
+                         length == 0 ? "empty" : "too long");
     memcpy(address.host, host, length);
     r = port != NULL ? parse_port(port, &address.port, why) : 0;
     if (r == 0)
@@ -144,9 +146,10 @@ int net_write(int fd, const void *data, size_t length, int64_t deadline, const c
         if (r == EAGAIN || r == EWOULDBLOCK)
             r = wait_ready(fd, POLLOUT, deadline);
         if (r == ETIMEDOUT)
-            return fail(why, STATUS_NO_ANSWER, "%s took no data in time", peer);
+            return fail_with(why, STATUS_NO_ANSWER, "%s took no data in time", peer);
         if (r != 0 && r != EINTR)
-            return fail(why, STATUS_UNREACHABLE, "sending to %s failed: %s", peer, strerror(r));
+            return fail_with(why, STATUS_UNREACHABLE, "sending to %s failed: %s", peer,
+                             strerror(r));
         if (n > 0) {
             p += n;
             length -= (size_t)n;
@@ -165,13 +168,14 @@ int net_read(int fd, void *data, size_t length, int64_t deadline, const char *pe
         int r = n < 0 ? errno : 0;
 
         if (n == 0)
-            return fail(why, STATUS_UNREACHABLE, "%s closed the connection", peer);
+            return fail_with(why, STATUS_UNREACHABLE, "%s closed the connection", peer);
         if (r == EAGAIN || r == EWOULDBLOCK)
             r = wait_ready(fd, POLLIN, deadline);
         if (r == ETIMEDOUT)
-            return fail(why, STATUS_NO_ANSWER, "%s did not answer in time", peer);
+            return fail_with(why, STATUS_NO_ANSWER, "%s did not answer in time", peer);
         if (r != 0 && r != EINTR)
-            return fail(why, STATUS_UNREACHABLE, "reading from %s failed: %s", peer, strerror(r));
+            return fail_with(why, STATUS_UNREACHABLE, "reading from %s failed: %s", peer,
+                             strerror(r));
         if (n > 0) {
             p += n;
             length -= (size_t)n;
@@ -183,8 +187,8 @@ int net_read(int fd, void *data, size_t length, int64_t deadline, const char *pe
 /* ---- Connecting ---- */
 
 /* Returns a descriptor or a negative errno. */
-static int connect_one(const struct sockaddr *to, socklen_t to_length, const struct addrinfo *from,
-                       int64_t deadline)
+static int connect_one(const struct sockaddr *to, socklen_t to_length,
+                       const struct addrinfo *from, int64_t deadline)
 {
     int fd = socket(to->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), r = 0;
     socklen_t length = sizeof(r);
@@ -218,7 +222,8 @@ static int connect_unix(const char *path, int64_t deadline)
 static struct addrinfo *resolve(const char *host, uint16_t port, int family, int flags,
                                 int *ret_problem)
 {
-    struct addrinfo hints = {.ai_family = family, .ai_socktype = SOCK_STREAM, .ai_flags = flags};
+    struct addrinfo hints = {
+        .ai_family = family, .ai_socktype = SOCK_STREAM, .ai_flags = flags};
     struct addrinfo *found = NULL;
     char service[8];
 
@@ -228,7 +233,8 @@ static struct addrinfo *resolve(const char *host, uint16_t port, int family, int
 }
 
 /* Each address of the name in turn; a dead one must not eat the time of those behind it. */
-static int connect_each(const struct addrinfo *to, const struct addrinfo *from, int64_t deadline)
+static int connect_each(const struct addrinfo *to, const struct addrinfo *from,
+                        int64_t deadline)
 {
     int fd = -EADDRNOTAVAIL;
 
@@ -238,7 +244,9 @@ static int connect_each(const struct addrinfo *to, const struct addrinfo *from, 
         if (from != NULL && from->ai_family != to->ai_family)
             continue;
         if (to->ai_next != NULL)
-            share = left / 2 > LEAST_TRY_MS ? left / 2 : left < LEAST_TRY_MS ? left : LEAST_TRY_MS;
+            share = left / 2 > LEAST_TRY_MS ? left / 2
+                    : left < LEAST_TRY_MS   ? left
+                                            : LEAST_TRY_MS;
         fd = connect_one(to->ai_addr, to->ai_addrlen, from, deadline_in_ms(share));
     }
     return fd;
@@ -252,14 +260,15 @@ static int connect_inet(const struct address *address, const char *bind_host, in
 
     to = resolve(address->host, address->port, AF_UNSPEC, 0, &problem);
     if (to == NULL) {
-        fail(why, STATUS_UNREACHABLE, "host '%s': %s", address->host, gai_strerror(problem));
+        fail_with(why, STATUS_UNREACHABLE, "host '%s': %s", address->host,
+                  gai_strerror(problem));
         return -1;
     }
     if (bind_host != NULL) {
         from = resolve(bind_host, 0, AF_UNSPEC, AI_PASSIVE, &problem);
         if (from == NULL) {
-            fail(why, STATUS_FAILED, "bind address '%.256s': %s", bind_host,
-                 gai_strerror(problem));
+            fail_with(why, STATUS_FAILED, "bind address '%.256s': %s", bind_host,
+                      gai_strerror(problem));
             freeaddrinfo(to);
             return -1;
         }
@@ -288,10 +297,10 @@ int net_connect(const struct address *address, const char *bind_host, int64_t de
         return -1;
     address_format(address, text);
     if (fd == -ETIMEDOUT)
-        fail(why, STATUS_NO_ANSWER, "cannot connect to %s: no answer in time", text);
+        fail_with(why, STATUS_NO_ANSWER, "cannot connect to %s: no answer in time", text);
     else if (fd == -EACCES)
-        fail(why, STATUS_PERMISSION, "cannot connect to %s: %s", text, strerror(-fd));
+        fail_with(why, STATUS_PERMISSION, "cannot connect to %s: %s", text, strerror(-fd));
     else
-        fail(why, STATUS_UNREACHABLE, "cannot connect to %s: %s", text, strerror(-fd));
+        fail_with(why, STATUS_UNREACHABLE, "cannot connect to %s: %s", text, strerror(-fd));
     return -1;
 }

@@ -19,8 +19,8 @@ struct table *table_new(const char *const *titles);
 void table_free(struct table *table);
 /* The next cell of the row, row by row; the text is copied. NULL and "" are shown as NA. */
 void table_add(struct table *table, const char *text);
-__attribute__((format(printf, 2, 3)))
-void table_add_format(struct table *table, const char *format, ...);
+__attribute__((format(printf, 2, 3))) void table_add_format(struct table *table,
+                                                            const char *format, ...);
 void table_print(const struct table *table, FILE *out);
 
 /* Members of objects. A u64 beyond 2^63-1 is kept. An empty string becomes null where the

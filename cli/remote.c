@@ -16,7 +16,8 @@ int remote_fail(struct failure *why)
 {
     const char *text = nbd_get_error();
 
-    return fail(why, STATUS_FAILED, "%s", text != NULL ? text : "libnbd failed, without a reason");
+    return fail_with(why, STATUS_FAILED, "%s",
+                     text != NULL ? text : "libnbd failed, without a reason");
 }
 
 void remote_close(struct remote *remote)
@@ -30,8 +31,8 @@ int remote_poll(struct remote *remote, struct failure *why)
     int n = nbd_poll(remote->nbd, (int)remote->timeout_ms);
 
     if (n == 0)
-        return fail(why, STATUS_NO_ANSWER, "the NBD server did not answer within %d s",
-                    (int)(remote->timeout_ms / 1000));
+        return fail_with(why, STATUS_NO_ANSWER, "the NBD server did not answer within %d s",
+                         (int)(remote->timeout_ms / 1000));
     return n < 0 ? remote_fail(why) : 0;
 }
 
@@ -54,8 +55,8 @@ static int wait_connected(struct remote *remote, struct failure *why)
     while (r == 0 && nbd_aio_is_connecting(remote->nbd))
         r = remote_poll(remote, why);
     if (r == 0 && (nbd_aio_is_dead(remote->nbd) || nbd_aio_is_closed(remote->nbd)))
-        r = fail(why, STATUS_FAILED, "the NBD server closed the connection: %s",
-                 nbd_get_error() != NULL ? nbd_get_error() : "without a reason");
+        r = fail_with(why, STATUS_FAILED, "the NBD server closed the connection: %s",
+                      nbd_get_error() != NULL ? nbd_get_error() : "without a reason");
     return r;
 }
 
@@ -71,19 +72,19 @@ int remote_go(struct remote *remote, struct failure *why)
         if (r != 0)
             return r;
         if (nbd_aio_is_negotiating(remote->nbd))
-            return fail(why, STATUS_FAILED, "the NBD server refuses export '%s': %s",
-                        nbd_get_export_name(remote->nbd),
-                        nbd_get_error() != NULL ? nbd_get_error() : "no reason given");
+            return fail_with(why, STATUS_FAILED, "the NBD server refuses export '%s': %s",
+                             nbd_get_export_name(remote->nbd),
+                             nbd_get_error() != NULL ? nbd_get_error() : "no reason given");
         if (nbd_aio_is_dead(remote->nbd) || nbd_aio_is_closed(remote->nbd))
-            return fail(why, STATUS_FAILED, "the NBD server closed the connection");
+            return fail_with(why, STATUS_FAILED, "the NBD server closed the connection");
     }
     return 0;
 }
 
 /* ---- Where to ---- */
 
-static int connect_address(struct cli *cli, struct remote *remote, const struct address *address,
-                           struct failure *why)
+static int connect_address(struct cli *cli, struct remote *remote,
+                           const struct address *address, struct failure *why)
 {
     const char *bind_host = words_text(&cli->words, "bind", NULL);
     int fd = net_connect(address, bind_host, deadline_in_ms(remote->timeout_ms), why);
@@ -143,7 +144,8 @@ static int connect_daemon(struct cli *cli, struct remote *remote, struct failure
         r = connect_address(cli, remote, &address, why);
     }
     if (r != 0 && !is_tried)
-        r = fail(why, STATUS_UNREACHABLE, "the daemon serves NBD nowhere that can be reached");
+        r = fail_with(why, STATUS_UNREACHABLE,
+                      "the daemon serves NBD nowhere that can be reached");
     client_free(NR_STATUS, &res);
     return r;
 }
@@ -160,7 +162,8 @@ static int connect_words(struct cli *cli, struct remote *remote, const char *nam
     if (nbd_set_export_name(remote->nbd, name != NULL ? name : "") < 0)
         return remote_fail(why);
     if (host == NULL && name == NULL)
-        return fail(why, STATUS_USAGE, "EXPORT (a name or a URI) or '--addr ADDR' is missing");
+        return fail_with(why, STATUS_USAGE,
+                         "EXPORT (a name or a URI) or '--addr ADDR' is missing");
     if (host == NULL)
         return connect_daemon(cli, remote, why);
     r = address_parse(host, NBD_DEFAULT_PORT, &address, why);

@@ -39,8 +39,8 @@ static bool read_line(const char *path, char *line, size_t size)
     return ok;
 }
 
-static bool read_attribute(const struct sysfs *sysfs, int index, const char *attribute, char *line,
-                           size_t size)
+static bool read_attribute(const struct sysfs *sysfs, int index, const char *attribute,
+                           char *line, size_t size)
 {
     char path[512];
 
@@ -215,8 +215,8 @@ static char *find_holder(const struct sysfs *sysfs, const char *disk, const GArr
     for (guint i = 0; i < nodes->len && found == NULL; i++) {
         const struct node *node = &g_array_index(nodes, struct node, i);
         bool is_disk = strcmp(node->name, disk) == 0;
-        g_autofree char *path = g_build_filename(sysfs->block, disk, is_disk ? "." : node->name,
-                                                 "holders", NULL);
+        g_autofree char *path =
+            g_build_filename(sysfs->block, disk, is_disk ? "." : node->name, "holders", NULL);
         GDir *dir = g_dir_open(path, 0, NULL);
         const char *name = dir != NULL ? g_dir_read_name(dir) : NULL;
 
@@ -270,7 +270,8 @@ char *sysfs_user(const struct sysfs *sysfs, int index)
 
 /* ---- Waiting ---- */
 
-bool sysfs_wait_ready(const struct sysfs *sysfs, int index, uint64_t size_bytes, int64_t deadline)
+bool sysfs_wait_ready(const struct sysfs *sysfs, int index, uint64_t size_bytes,
+                      int64_t deadline)
 {
     g_autofree char *path = g_strdup_printf("%s/nbd%d", sysfs->dev, index);
 

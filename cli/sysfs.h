@@ -20,18 +20,23 @@ struct sysfs {
     const char *proc;  /* "/proc" */
     const char *dev;   /* "/dev" */
 };
-#define SYSFS_SYSTEM (struct sysfs){.block = "/sys/block", .proc = "/proc", .dev = "/dev"}
+#define SYSFS_SYSTEM                                                                          \
+    (struct sysfs)                                                                            \
+    {                                                                                         \
+        .block = "/sys/block", .proc = "/proc", .dev = "/dev"                                 \
+    }
 
 struct local_device {
     int index;
-    bool in_use;       /* configured, by whomever */
+    bool in_use; /* configured, by whomever */
     bool readonly;
     uint64_t size_bytes;
     char backend[128]; /* identifier given at CONNECT, or empty */
     char cookie[64];   /* of our mapping, or empty */
 };
 
-/* All nbd devices in the order of their numbers; *ret_devices is g_free'd. Returns how many. */
+/* All nbd devices in the order of their numbers; *ret_devices is g_free'd. Returns how many.
+ */
 size_t sysfs_list(const struct sysfs *sysfs, struct local_device **ret_devices);
 
 /* False when there is no such device. */
@@ -42,7 +47,8 @@ bool sysfs_read(const struct sysfs *sysfs, int index, struct local_device *ret_d
 char *sysfs_user(const struct sysfs *sysfs, int index);
 
 /* Wait until the device has that size and its node exists. */
-bool sysfs_wait_ready(const struct sysfs *sysfs, int index, uint64_t size_bytes, int64_t deadline);
+bool sysfs_wait_ready(const struct sysfs *sysfs, int index, uint64_t size_bytes,
+                      int64_t deadline);
 /* Wait until nothing is configured on the device. */
 bool sysfs_wait_free(const struct sysfs *sysfs, int index, int64_t deadline);
 

@@ -130,17 +130,20 @@ static int fail_unknown(const struct words *words, const char *text, bool is_opt
     size_t n = 0;
 
     for (size_t i = 0; i < words->n_slots; i++)
-        if (is_option || (!is_position(words->slot[i].word) && !words->slot[i].word->option_only))
+        if (is_option ||
+            (!is_position(words->slot[i].word) && !words->slot[i].word->option_only))
             names[n++] = words->slot[i].word->name;
     position = keyword_in_position(words);
     if (position != NULL)
-        return fail(why, STATUS_USAGE, "unknown word '%s%.64s'; the first word was taken as %s",
-                    dashes, text, position);
+        return fail_with(why, STATUS_USAGE,
+                         "unknown word '%s%.64s'; the first word was taken as %s", dashes,
+                         text, position);
     near = nearest_word(text, names, n);
     if (near != NULL)
-        return fail(why, STATUS_USAGE, "unknown word '%s%.64s'; did you mean '%s%s'?", dashes, text,
-                    dashes, near);
-    return fail(why, STATUS_USAGE, "unknown word '%s%.64s'; 'help' lists the words", dashes, text);
+        return fail_with(why, STATUS_USAGE, "unknown word '%s%.64s'; did you mean '%s%s'?",
+                         dashes, text, dashes, near);
+    return fail_with(why, STATUS_USAGE, "unknown word '%s%.64s'; 'help' lists the words",
+                     dashes, text);
 }
 
 /* ---- Values ---- */
@@ -148,12 +151,12 @@ static int fail_unknown(const struct words *words, const char *text, bool is_opt
 static int check_text(const struct word *word, const char *text, struct failure *why)
 {
     if (*text == '\0' && word->min > 0)
-        return fail(why, STATUS_USAGE, "%s is empty", word->name);
+        return fail_with(why, STATUS_USAGE, "%s is empty", word->name);
     if (word->max != 0 && strlen(text) > word->max)
-        return fail(why, STATUS_USAGE, "%s is longer than %" PRIu64 " bytes", word->name,
-                    word->max);
+        return fail_with(why, STATUS_USAGE, "%s is longer than %" PRIu64 " bytes", word->name,
+                         word->max);
     if (!g_utf8_validate(text, -1, NULL))
-        return fail(why, STATUS_USAGE, "%s is not valid UTF-8", word->name);
+        return fail_with(why, STATUS_USAGE, "%s is not valid UTF-8", word->name);
     return 0;
 }
 
@@ -161,8 +164,9 @@ static int check_range(const struct word *word, const char *text, uint64_t numbe
                        struct failure *why)
 {
     if (number < word->min || (word->max != 0 && number > word->max))
-        return fail(why, STATUS_USAGE, "%s '%.64s' is out of range: %" PRIu64 " to %" PRIu64,
-                    word->name, text, word->min, word->max);
+        return fail_with(why, STATUS_USAGE,
+                         "%s '%.64s' is out of range: %" PRIu64 " to %" PRIu64, word->name,
+                         text, word->min, word->max);
     return 0;
 }
 
@@ -170,10 +174,10 @@ static int check_size(const struct word *word, const char *text, uint64_t bytes,
                       struct failure *why)
 {
     if (word->type == TYPE_SIZE && bytes < SECTOR_BYTES)
-        return fail(why, STATUS_USAGE, "%s '%.64s' is too small; the least is %u bytes",
-                    word->name, text, SECTOR_BYTES);
+        return fail_with(why, STATUS_USAGE, "%s '%.64s' is too small; the least is %u bytes",
+                         word->name, text, SECTOR_BYTES);
     if (word->type == TYPE_LENGTH && bytes == 0)
-        return fail(why, STATUS_USAGE, "%s '%.64s' is zero", word->name, text);
+        return fail_with(why, STATUS_USAGE, "%s '%.64s' is zero", word->name, text);
     return 0;
 }
 
@@ -201,7 +205,7 @@ static int take_value(struct words *words, size_t i, const char *text, struct fa
         break;
     }
     if (problem != NULL)
-        return fail(why, STATUS_USAGE, "%s '%.64s' %s", word->name, text, problem);
+        return fail_with(why, STATUS_USAGE, "%s '%.64s' %s", word->name, text, problem);
     if (r == 0 && (word->type == TYPE_NUMBER || word->type == TYPE_SECONDS))
         r = check_range(word, text, number, why);
     else if (r == 0)
@@ -227,7 +231,7 @@ static int take_value(struct words *words, size_t i, const char *text, struct fa
 static int refuse_repetition(const struct words *words, size_t i, struct failure *why)
 {
     if (words->slot[i].given && words->slot[i].word->kind != WORD_LIST)
-        return fail(why, STATUS_USAGE, "'%s' is given twice", words->slot[i].word->name);
+        return fail_with(why, STATUS_USAGE, "'%s' is given twice", words->slot[i].word->name);
     return 0;
 }
 
@@ -243,14 +247,14 @@ static int take_named(struct words *words, size_t i, const char *value, int argc
     *ret_used = 1;
     if (word->kind == WORD_FLAG) {
         if (value != NULL)
-            return fail(why, STATUS_USAGE, "'%s' takes no value", word->name);
+            return fail_with(why, STATUS_USAGE, "'%s' takes no value", word->name);
         words->slot[i].given = true;
         return 0;
     }
     if (value == NULL) {
         if (argc < 2)
-            return fail(why, STATUS_USAGE, "'%s' needs a value: %s", word->name,
-                        word->value != NULL ? word->value : word->name);
+            return fail_with(why, STATUS_USAGE, "'%s' needs a value: %s", word->name,
+                             word->value != NULL ? word->value : word->name);
         value = argv[1];
         *ret_used = 2;
     }
@@ -293,11 +297,12 @@ int words_parse_option(struct words *words, int argc, char **argv, int *ret_used
         i = text[1] != '\0' && text[2] == '\0' ? slot_by_letter(words, text[1]) : -1;
     }
     if (i < 0 && text[1] != '-')
-        return fail(why, STATUS_USAGE, "unknown option '%.64s'; 'help' lists the words", text);
+        return fail_with(why, STATUS_USAGE, "unknown option '%.64s'; 'help' lists the words",
+                         text);
     if (i < 0)
         return fail_unknown(words, text + 2, true, why);
-    return take_named(words, (size_t)i, equals != NULL ? equals + 1 : NULL, argc, argv, ret_used,
-                      why);
+    return take_named(words, (size_t)i, equals != NULL ? equals + 1 : NULL, argc, argv,
+                      ret_used, why);
 }
 
 /* The first position of a kind that is still empty, -1 when there is none. */
@@ -354,8 +359,8 @@ static int check_required(const struct words *words, struct failure *why)
         if (words->slot[i].given || (word->kind != WORD_POSITION && !word->required))
             continue;
         if (is_position(word))
-            return fail(why, STATUS_USAGE, "%s is missing", word->name);
-        return fail(why, STATUS_USAGE, "'%s %s' is missing", word->name, word->value);
+            return fail_with(why, STATUS_USAGE, "%s is missing", word->name);
+        return fail_with(why, STATUS_USAGE, "'%s %s' is missing", word->name, word->value);
     }
     return 0;
 }

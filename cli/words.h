@@ -30,36 +30,36 @@ enum word_kind {
 
 enum word_type {
     TYPE_TEXT,
-    TYPE_NUMBER,  /* min..max of the word */
+    TYPE_NUMBER, /* min..max of the word */
     TYPE_SECONDS,
-    TYPE_SIZE,    /* bytes of an export: cut to sectors, at least one */
-    TYPE_LENGTH,  /* bytes, at least one */
-    TYPE_OFFSET,  /* bytes */
+    TYPE_SIZE,   /* bytes of an export: cut to sectors, at least one */
+    TYPE_LENGTH, /* bytes, at least one */
+    TYPE_OFFSET, /* bytes */
 };
 
 struct word {
-    const char *name;     /* NULL ends a table; capitals for positions */
+    const char *name; /* NULL ends a table; capitals for positions */
     enum word_kind kind;
     enum word_type type;
-    const char *value;    /* how the help calls the value */
+    const char *value; /* how the help calls the value */
     const char *help;
-    uint64_t min, max;    /* of a number or of a text's length; max 0: no limit */
-    char letter;          /* -L, for options of other tools that have one */
+    uint64_t min, max; /* of a number or of a text's length; max 0: no limit */
+    char letter;       /* -L, for options of other tools that have one */
     bool required;
-    bool option_only;     /* only as --name */
-    const char *alias;    /* second name */
+    bool option_only;  /* only as --name */
+    const char *alias; /* second name */
 };
 
 struct words {
     struct {
         const struct word *word;
         bool given;
-        const char *text;       /* belongs to the argument vector */
-        uint64_t number;        /* of the types that are no text */
-        uint64_t cut_bytes;     /* by which a TYPE_SIZE was rounded down */
+        const char *text;   /* belongs to the argument vector */
+        uint64_t number;    /* of the types that are no text */
+        uint64_t cut_bytes; /* by which a TYPE_SIZE was rounded down */
     } slot[WORDS_MAX];
     size_t n_slots;
-    const char **list;          /* values of all WORD_LISTs; g_free */
+    const char **list; /* values of all WORD_LISTs; g_free */
     size_t n_list;
 };
 
