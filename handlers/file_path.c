@@ -69,10 +69,11 @@ static const char *path_below(const char *path, const char *root)
 /* Sets root, path and shown when one of the roots holds the target. */
 static bool find_root(struct file *file, const char *const *roots, const char *target)
 {
-    g_autofree char *full = g_canonicalize_filename(target, roots[0]);
+    g_autofree char *first = g_canonicalize_filename(roots[0], NULL);
+    g_autofree char *full = g_canonicalize_filename(target, first);
 
     for (size_t i = 0; roots[i] != NULL; i++) {
-        g_autofree char *root = g_canonicalize_filename(roots[i], "/");
+        g_autofree char *root = g_canonicalize_filename(roots[i], NULL);
         const char *below = path_below(full, root);
 
         if (below == NULL || *below == '\0')

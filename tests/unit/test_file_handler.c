@@ -334,6 +334,20 @@ static void a_target_in_any_of_the_roots_is_taken(void **state)
     assert_int_equal(access(made, F_OK), 0);
 }
 
+static void a_relative_root_lies_below_the_working_directory(void **state)
+{
+    struct fixture *fixture = *state;
+    g_autofree char *before = g_get_current_dir();
+    int r;
+
+    fixture->roots[0] = "root";
+    assert_int_equal(chdir(fixture->dir), 0);
+    r = create(fixture, "disk", MIB);
+    assert_int_equal(chdir(before), 0);
+    assert_int_equal(r, 0);
+    assert_int_equal(stat_of(fixture, "disk").st_size, MIB);
+}
+
 static void a_trusted_target_may_lie_anywhere(void **state)
 {
     struct fixture *fixture = *state;
@@ -1202,6 +1216,7 @@ static int run_all(const char *name, const char *base, bool no_ring)
         TEST(an_absolute_target_outside_the_roots_is_refused),
         TEST(a_target_that_names_no_file_is_refused),
         TEST(a_target_in_any_of_the_roots_is_taken),
+        TEST(a_relative_root_lies_below_the_working_directory),
         TEST(a_trusted_target_may_lie_anywhere),
         TEST(a_symbolic_link_out_of_the_root_is_refused),
         TEST(a_symbolic_link_inside_the_root_is_followed),
