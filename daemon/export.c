@@ -585,7 +585,7 @@ void export_open(struct export *export, unsigned timeout_ms, export_done *done, 
         done(arg, -why.code, &why);
         return;
     }
-    if (x->backstore == OPEN && !x->busy) {
+    if (x->backstore == OPEN && !x->busy && x->delete_done == NULL) {
         x->users++;
         x->close_soon = false;
         evtimer_del(x->linger);
