@@ -36,8 +36,8 @@ static void creation_fail(struct creation *creation, int result, const struct nb
     log_info("export \"%s\" is not created: %s", creation->export->name, why->message);
     store_removed(server->store, creation->export->id);
     creation->export->job = NULL;
+    job_end(creation->job, result, why); /* asks the export for its progress */
     control_forget_export(creation->export, "the export could not be created");
-    job_end(creation->job, result, why);
     store_jobs_changed(server->store);
     control_save(server);
     g_free(creation);

@@ -17,7 +17,7 @@
 static void describe_progress(struct job *job, nr_progress *ret)
 {
     int64_t end_us = job->ended_us != 0 ? job->ended_us : g_get_real_time();
-    uint64_t done = 0, total = 0, elapsed_us;
+    uint64_t done = job->done_bytes, total = job->total_bytes, elapsed_us;
 
     if (job->progress != NULL)
         job->progress(job, job->arg, &done, &total);

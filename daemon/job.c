@@ -245,6 +245,8 @@ void job_seal(struct job *job, int result, const struct nbd_failure *why)
 void job_end(struct job *job, int result, const struct nbd_failure *why)
 {
     assert(!job_has_ended(job));
+    if (job->progress != NULL)
+        job->progress(job, job->arg, &job->done_bytes, &job->total_bytes);
     set_outcome(job, result, why);
     job->sealed = false;
     job->cancel = NULL;

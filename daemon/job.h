@@ -37,6 +37,7 @@ struct job {
     void (*cancel)(struct job *job, void *arg);
     void (*progress)(struct job *job, void *arg, uint64_t *ret_done, uint64_t *ret_total);
     void *arg;
+    uint64_t done_bytes, total_bytes; /* the last of progress(), once it has ended */
 
     struct job_table *table; /* job.c's own, like all that follows */
     GList *link;
