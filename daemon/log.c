@@ -49,22 +49,29 @@ static void switch_output(int fd)
         close(old);
 }
 
+static void set_log_file(const char *path)
+{
+    g_free(log_file);
+    log_file = g_strdup(path);
+}
+
 int log_set_target(const char *target)
 {
     journal = getenv("JOURNAL_STREAM") != NULL;
     if (strcmp(target, "stderr") == 0 || strcmp(target, "journal") == 0) {
         switch_output(STDERR_FILENO);
+        set_log_file(NULL);
     } else if (strcmp(target, "syslog") == 0) {
         openlog("nbd-runner", LOG_PID | LOG_NDELAY, LOG_DAEMON);
         switch_output(-1);
+        set_log_file(NULL);
     } else if (g_str_has_prefix(target, "file:")) {
         int fd = open_file(target + 5);
 
         if (fd < 0)
             return fd;
-        g_free(log_file);
-        log_file = g_strdup(target + 5);
         switch_output(fd);
+        set_log_file(target + 5);
     } else {
         return -EINVAL;
     }
