@@ -109,11 +109,15 @@ nr_code control_code_of(int error)
     return NR_EBACKEND;
 }
 
-static void refuse(struct rpc_call *call, nr_code code, int sys_errno, const char *message)
+/* The message may quote the peer: no control character gets into the log or back to it. */
+static void refuse(struct rpc_call *call, nr_code code, int sys_errno, char *message)
 {
     GStringChunk *texts = g_string_chunk_new(NR_MSG_MAX);
     nr_void_res result = { .code = code };
 
+    for (char *p = message; *p != '\0'; p++)
+        if ((unsigned char)*p < 0x20 || *p == 0x7f)
+            *p = '?';
     result.nr_void_res_u.err.sys_errno = sys_errno;
     result.nr_void_res_u.err.message = control_text(texts, message, NR_MSG_MAX);
     log_info("control client %s: refused: %s", rpc_call_peer(call), message);
@@ -136,7 +140,9 @@ void control_refuse(struct rpc_call *call, nr_code code, int sys_errno,
 
 void control_refuse_failure(struct rpc_call *call, const struct nbd_failure *why)
 {
-    refuse(call, control_code_of(why->code), why->code, why->message);
+    struct nbd_failure copy = *why;
+
+    refuse(call, control_code_of(copy.code), copy.code, copy.message);
 }
 
 /* ---- Checks ---- */

@@ -182,7 +182,8 @@ void control_create(struct rpc_call *call, void *args, void *arg)
         return;
     }
     if (!control_may_change(call, server) || !control_check_text(call, a->token, "token") ||
-        !control_check_text(call, a->description, "description"))
+        !control_check_text(call, a->description, "description") ||
+        !control_check_text(call, a->store.target, "target"))
         return;
     if (check_create(server, a, &why) < 0 || add_export(server, a, &export, &why) < 0) {
         control_refuse_failure(call, &why);
@@ -282,8 +283,8 @@ static bool check_delete(struct rpc_call *call, const struct export *export, boo
         return false;
     }
     if (export->job != NULL) {
-        control_refuse(call, NR_EBUSY, EBUSY, "a %s job runs on export \"%s\"; cancel it or "
-                       "wait for its end (\"nbd-cli job %s\")",
+        control_refuse(call, NR_EBUSY, EBUSY, "a %s job runs on export \"%s\"; wait for "
+                       "its end (\"nbd-cli job %s\")",
                        job_kind_name(export->job->kind), export->name, export->job->id);
         return false;
     }
@@ -335,7 +336,8 @@ void control_delete(struct rpc_call *call, void *args, void *arg)
     struct deletion *deletion;
     bool keep_data = a->keep_data, unknown = false;
 
-    if (!control_may_change(call, server))
+    if (!control_may_change(call, server) ||
+        !control_check_text(call, a->store.target, "target"))
         return;
     export = control_find_export(server, a->name, &a->store, &why);
     if (export == NULL && why.code == ENOENT && *a->name == '\0' && !keep_data) {

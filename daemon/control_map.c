@@ -327,7 +327,8 @@ void control_premap(struct rpc_call *call, void *args, void *arg)
     struct server *server = arg;
 
     if (!control_may_change(call, server) || !control_check_text(call, a->client, "client") ||
-        !control_check_text(call, a->client_boot, "client_boot"))
+        !control_check_text(call, a->client_boot, "client_boot") ||
+        !control_check_text(call, a->store.target, "target"))
         return;
     if (*a->resume != '\0')
         premap_resume(call, server, a);
