@@ -18,6 +18,7 @@
 #include "server.h"
 
 #define OPEN_TIMEOUT_MS 10000
+#define OPEN_ANSWER_MAX (12u << 10) /* to INFO, GO, EXPORT_NAME: two strings and some headers */
 
 /* An option as it came. */
 struct option {
@@ -149,6 +150,18 @@ static bool is_readonly(const struct export *export, const struct mapping *mappi
     return export->readonly || (mapping != NULL && mapping->readonly);
 }
 
+static void send_text(struct connection *conn, uint32_t option, uint16_t type,
+                      const char *string)
+{
+    uint8_t data[2 + NBD_MAX_STRING];
+    size_t length = MIN(strlen(string), NBD_MAX_STRING);
+    uint16_t wire_type = htobe16(type);
+
+    memcpy(data, &wire_type, 2);
+    memcpy(data + 2, string, length);
+    reply(conn, option, NBD_REP_INFO, data, 2 + length);
+}
+
 static void send_infos(struct connection *conn, const struct opening *o, uint16_t flags)
 {
     const struct export *export = o->export;
@@ -160,22 +173,11 @@ static void send_infos(struct connection *conn, const struct opening *o, uint16_
         .type = htobe16(NBD_INFO_BLOCK_SIZE), .minimum = htobe32(export->min_block),
         .preferred = htobe32(export->pref_block), .maximum = htobe32(EXPORT_MAX_BLOCK),
     };
-    uint8_t text[2 + NBD_MAX_STRING];
 
-    if (o->name) {
-        uint16_t type = htobe16(NBD_INFO_NAME);
-
-        memcpy(text, &type, 2);
-        memcpy(text + 2, export->name, strlen(export->name));
-        reply(conn, o->option, NBD_REP_INFO, text, 2 + strlen(export->name));
-    }
-    if (o->description && export->description[0] != '\0') {
-        uint16_t type = htobe16(NBD_INFO_DESCRIPTION);
-
-        memcpy(text, &type, 2);
-        memcpy(text + 2, export->description, strlen(export->description));
-        reply(conn, o->option, NBD_REP_INFO, text, 2 + strlen(export->description));
-    }
+    if (o->name)
+        send_text(conn, o->option, NBD_INFO_NAME, export->name);
+    if (o->description && export->description[0] != '\0')
+        send_text(conn, o->option, NBD_INFO_DESCRIPTION, export->description);
     reply(conn, o->option, NBD_REP_INFO, &sizes, sizeof(sizes));
     reply(conn, o->option, NBD_REP_INFO, &facts, sizeof(facts));
     acknowledge(conn, o->option);
@@ -298,6 +300,9 @@ static bool open_export(struct connection *conn, uint32_t option, const char *na
     struct opening *o;
     uint32_t type;
 
+    /* Once the export is open the answer can no longer wait for room. */
+    if (connection_reserve(conn, OPEN_ANSWER_MAX) == NULL)
+        return false;
     if (export == NULL) {
         g_autofree char *quoted = log_quote(name, strlen(name));
 
