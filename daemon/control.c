@@ -195,10 +195,10 @@ struct export *control_find_export(const struct server *server, const char *name
         name = store->target;
     quoted = log_quote(name, strlen(name));
     if (name == store->target)
-        nbd_fail(why, ENOENT, "there is no export of the %s backstore %s; \"nbd-cli list\" "
+        nbd_fail(why, ENOENT, "there is no export of the %s backstore %s; \"nbd-cli export list\" "
                  "shows those that exist", store->handler, quoted);
     else
-        nbd_fail(why, ENOENT, "there is no export named %s; \"nbd-cli list\" shows those that "
+        nbd_fail(why, ENOENT, "there is no export named %s; \"nbd-cli export list\" shows those that "
                  "exist", quoted);
     g_free(quoted);
     return NULL;

@@ -284,7 +284,7 @@ static bool check_delete(struct rpc_call *call, const struct export *export, boo
     }
     if (export->job != NULL) {
         control_refuse(call, NR_EBUSY, EBUSY, "a %s job runs on export \"%s\"; wait for "
-                       "its end (\"nbd-cli job %s\")",
+                       "its end (\"nbd-cli job wait %s\")",
                        job_kind_name(export->job->kind), export->name, export->job->id);
         return false;
     }

@@ -47,7 +47,7 @@ static struct config *make_config(const char *dir)
 
     set_string(&config->state_file, g_strconcat(dir, "/saveconfig.json", NULL));
     set_string(&config->config_file, g_strconcat(dir, "/nbd-runner.conf", NULL));
-    set_string(&config->handler_dir, g_strdup(HANDLER_DIR_BUILT));
+    set_string(&config->handler_dir, g_strconcat(dir, "/handlers", NULL));
     set_string(&config->pid_file, g_strdup(""));
     g_strfreev(config->file_roots);
     config->file_roots = g_new0(char *, 2);
@@ -70,7 +70,8 @@ static void start(struct fixture *f)
     assert_int_equal(store_load(f->server->store, &why), 0);
     program = control_program(f->server);
     f->server->rpc = rpc_server_new(f->server->loop, &program, &limits);
-    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair), 0);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair),
+                     0);
     rpc_server_accept(f->server->rpc, pair[1], "unix:1", true);
     f->fd = pair[0];
     f->in = g_byte_array_new();
@@ -83,6 +84,25 @@ static void stop(struct fixture *f)
     g_byte_array_unref(f->in);
 }
 
+/* Links to some of what was built. */
+static void make_handler_dir(const char *dir)
+{
+    static const char *const libraries[] = {
+        HANDLER_DIR_BUILT "/libfile_handler.so", HANDLER_DIR_BUILT "/libmem_handler.so",
+        HANDLER_DIR_BUILT "/libnull_handler.so",
+        TEST_HANDLER_DIR_BUILT "/libfault_handler.so",
+    };
+    g_autofree char *handlers = g_strconcat(dir, "/handlers", NULL);
+
+    assert_int_equal(mkdir(handlers, 0700), 0);
+    for (size_t i = 0; i < G_N_ELEMENTS(libraries); i++) {
+        g_autofree char *name = g_path_get_basename(libraries[i]);
+        g_autofree char *link = g_build_filename(handlers, name, NULL);
+
+        assert_int_equal(symlink(libraries[i], link), 0);
+    }
+}
+
 static int set_up(void **state)
 {
     struct fixture *f = *state = g_new0(struct fixture, 1);
@@ -93,13 +113,14 @@ static int set_up(void **state)
     assert_non_null(f->dir);
     images = g_strconcat(f->dir, "/images", NULL);
     assert_int_equal(mkdir(images, 0700), 0);
+    make_handler_dir(f->dir);
     start(f);
     return 0;
 }
 
 static void remove_below(const char *path)
 {
-    GDir *dir = g_dir_open(path, 0, NULL);
+    GDir *dir = g_file_test(path, G_FILE_TEST_IS_SYMLINK) ? NULL : g_dir_open(path, 0, NULL);
     const char *name;
 
     while (dir != NULL && (name = g_dir_read_name(dir)) != NULL) {
@@ -197,7 +218,8 @@ static void await_result(struct fixture *f, uint32_t xid, xdrproc_t decode, void
 #define FREE(type, value) xdr_free((xdrproc_t)xdr_##type, value)
 
 /* What a refusal must be: this code, and a sentence that has this part. */
-static void expect_refusal(nr_code code, const nr_error *error, nr_code wanted, const char *part)
+static void expect_refusal(nr_code code, const nr_error *error, nr_code wanted,
+                           const char *part)
 {
     assert_int_equal(code, wanted);
     if (strstr(error->message, part) == NULL)
@@ -223,7 +245,8 @@ static nr_job_res await_job(struct fixture *f, nr_job_res job)
 
     assert_int_equal(job.code, NR_OK);
     CALL(f, NR_JOB_GET, nr_job_args,
-         (&(nr_job_args){ .id = job.nr_job_res_u.job.id, .wait_ms = 4000 }), nr_job_res, &result);
+         (&(nr_job_args){.id = job.nr_job_res_u.job.id, .wait_ms = 4000}), nr_job_res,
+         &result);
     FREE(nr_job_res, &job);
     assert_int_equal(result.code, NR_OK);
     return result;
@@ -271,7 +294,8 @@ static nr_job_res delete_name(struct fixture *f, const char *name, bool force)
     return delete_export(f, store_of("", ""), name, false, force);
 }
 
-static nr_ticket_res premap(struct fixture *f, const char *name, const char *resume, bool multi)
+static nr_ticket_res premap(struct fixture *f, const char *name, const char *resume,
+                            bool multi)
 {
     nr_map_args args = { .store = store_of("", ""), .name = (char *)name, .multi = multi,
                          .client = (char *)"host-a", .client_boot = (char *)"",
@@ -282,7 +306,8 @@ static nr_ticket_res premap(struct fixture *f, const char *name, const char *res
     return result;
 }
 
-static nr_mapping_res postmap(struct fixture *f, const char *cookie, bool ok, const char *device)
+static nr_mapping_res postmap(struct fixture *f, const char *cookie, bool ok,
+                              const char *device)
 {
     nr_postmap_args args = { .cookie = (char *)cookie, .ok = ok, .device = (char *)device,
                              .reason = (char *)"the device is busy" };
@@ -295,9 +320,13 @@ static nr_mapping_res postmap(struct fixture *f, const char *cookie, bool ok, co
 static nr_mapping_res unmap(struct fixture *f, nr_unmap_step step, const char *name,
                             const char *device, bool force)
 {
-    nr_unmap_args args = { .step = step, .cookie = (char *)"", .store = store_of("", ""),
-                           .name = (char *)name, .device = (char *)device, .client = (char *)"",
-                           .force = force };
+    nr_unmap_args args = {.step = step,
+                          .cookie = (char *)"",
+                          .store = store_of("", ""),
+                          .name = (char *)name,
+                          .device = (char *)device,
+                          .client = (char *)"",
+                          .force = force};
     nr_mapping_res result;
 
     CALL(f, NR_UNMAP, nr_unmap_args, &args, nr_mapping_res, &result);
@@ -516,7 +545,8 @@ static void a_deleted_export_is_gone_from_memory_store_and_disk(void **state)
     g_autofree char *path = g_strconcat(f->dir, "/images/disk1", NULL);
     nr_job_res result;
 
-    expect_job(await_job(f, create(f, create_args("file", "disk1", MIB))), NR_J_DONE, NR_OK, "");
+    expect_job(await_job(f, create(f, create_args("file", "disk1", MIB))), NR_J_DONE, NR_OK,
+               "");
     assert_true(g_file_test(path, G_FILE_TEST_EXISTS));
     expect_job(await_job(f, delete_export(f, store_of("file", "disk1"), "", false, false)),
                NR_J_DONE, NR_OK, "");
@@ -534,7 +564,8 @@ static void a_forgotten_export_keeps_its_data(void **state)
     struct fixture *f = *state;
     g_autofree char *path = g_strconcat(f->dir, "/images/disk1", NULL);
 
-    expect_job(await_job(f, create(f, create_args("file", "disk1", MIB))), NR_J_DONE, NR_OK, "");
+    expect_job(await_job(f, create(f, create_args("file", "disk1", MIB))), NR_J_DONE, NR_OK,
+               "");
     expect_job(await_job(f, delete_export(f, store_of("", ""), "file/disk1", true, false)),
                NR_J_DONE, NR_OK, "");
     assert_false(exists(f, "file/disk1"));
@@ -746,6 +777,80 @@ static void changes_of_mappings_that_cannot_be_saved_are_undone(void **state)
     assert_true(exists(f, "mem/disk2"));
 }
 
+/* Begins to map a backstore that does not open as long as the file `hold` is there. */
+static uint32_t begin_slow_premap(struct fixture *f, char *hold)
+{
+    nr_opt opts[] = { { (char *)"size", (char *)"1M" }, { (char *)"open_hold", hold } };
+    nr_map_args args = { .store = store_of("fault", "slow"), .name = (char *)"",
+                         .client = (char *)"host-a", .client_boot = (char *)"",
+                         .resume = (char *)"" };
+
+    assert_true(g_file_set_contents(hold, "", 0, NULL));
+    args.store.opts.opts_len = G_N_ELEMENTS(opts);
+    args.store.opts.opts_val = opts;
+    return send_call(f, NR_PREMAP, (xdrproc_t)xdr_nr_map_args, &args);
+}
+
+static void a_slow_open_holds_nobody_else_up(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *hold = g_strconcat(f->dir, "/hold", NULL);
+    uint32_t xid = begin_slow_premap(f, hold);
+    nr_job_res job;
+    nr_ticket_res ticket;
+
+    have_export(f, "disk1");
+    job = delete_export(f, store_of("fault", "slow"), "", false, false);
+    expect_refusal(job.code, &job.nr_job_res_u.err, NR_EBUSY, "being mapped");
+    FREE(nr_job_res, &job);
+
+    assert_int_equal(g_remove(hold), 0);
+    memset(&ticket, 0, sizeof(ticket));
+    await_result(f, xid, (xdrproc_t)xdr_nr_ticket_res, &ticket);
+    assert_int_equal(ticket.code, NR_OK);
+    FREE(nr_ticket_res, &ticket);
+}
+
+static void a_caller_that_leaves_during_premap_leaves_no_mapping(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *hold = g_strconcat(f->dir, "/hold", NULL);
+
+    begin_slow_premap(f, hold);
+    for (int i = 0; i < PATIENCE_MS && mapping_count(f->server->mappings) == 0; i++) {
+        turn(f);
+        g_usleep(1000);
+    }
+    assert_int_equal(mapping_count(f->server->mappings), 1);
+
+    shutdown(f->fd, SHUT_RDWR);
+    for (int i = 0; i < 20; i++)
+        turn(f);
+    assert_int_equal(g_remove(hold), 0);
+    for (int i = 0; i < PATIENCE_MS && mapping_count(f->server->mappings) > 0; i++) {
+        turn(f);
+        g_usleep(1000);
+    }
+    assert_int_equal(mapping_count(f->server->mappings), 0);
+}
+
+static void a_mapping_that_is_removed_by_force_during_premap_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *hold = g_strconcat(f->dir, "/hold", NULL);
+    uint32_t xid = begin_slow_premap(f, hold);
+    nr_mapping_res mapping = unmap(f, NR_U_DONE, "fault/slow", "", true);
+    nr_ticket_res ticket;
+
+    assert_int_equal(mapping.code, NR_OK);
+    FREE(nr_mapping_res, &mapping);
+    assert_int_equal(g_remove(hold), 0);
+    memset(&ticket, 0, sizeof(ticket));
+    await_result(f, xid, (xdrproc_t)xdr_nr_ticket_res, &ticket);
+    expect_refusal(ticket.code, &ticket.nr_ticket_res_u.err, NR_EBUSY, "while it was being");
+    FREE(nr_ticket_res, &ticket);
+}
+
 /* ---- Lists ---- */
 
 static void lists_are_sorted_filtered_and_paged(void **state)
@@ -793,12 +898,14 @@ static void hello_and_status_tell_what_runs(void **state)
 
     have_export(f, "disk1");
     memset(&status, 0, sizeof(status));
-    await_result(f, send_call(f, NR_STATUS, NULL, NULL), (xdrproc_t)xdr_nr_status_res, &status);
+    await_result(f, send_call(f, NR_STATUS, NULL, NULL), (xdrproc_t)xdr_nr_status_res,
+                 &status);
     assert_int_equal(status.code, NR_OK);
     assert_int_equal(status.nr_status_res_u.status.exports, 1);
     assert_int_equal(status.nr_status_res_u.status.jobs, 0);
     assert_string_equal(status.nr_status_res_u.status.state, "saved");
-    assert_string_equal(status.nr_status_res_u.status.state_file, f->server->config->state_file);
+    assert_string_equal(status.nr_status_res_u.status.state_file,
+                        f->server->config->state_file);
     FREE(nr_status_res, &status);
 }
 
@@ -821,7 +928,7 @@ static void the_log_level_is_set_by_number(void **state)
     struct fixture *f = *state;
     nr_void_res result;
 
-    CALL(f, NR_LOG_LEVEL, nr_level_args, (&(nr_level_args){ .level = 4 }), nr_void_res, &result);
+    CALL(f, NR_LOG_LEVEL, nr_level_args, (&(nr_level_args){.level = 4}), nr_void_res, &result);
     assert_int_equal(result.code, NR_OK);
     assert_int_equal(log_level(), NBD_LOG_WARNING);
     CALL(f, NR_LOG_LEVEL, nr_level_args, (&(nr_level_args){ .level = 99 }), nr_void_res,
@@ -846,7 +953,7 @@ static void jobs_are_listed_and_unknown_ones_refused(void **state)
     assert_true(jobs.nr_jobs_res_u.jobs.more);
 
     CALL(f, NR_JOB_CANCEL, nr_id_args,
-         (&(nr_id_args){ .id = jobs.nr_jobs_res_u.jobs.rows.rows_val[0].id }), nr_job_res, &job);
+         (&(nr_id_args){.id = jobs.nr_jobs_res_u.jobs.rows.rows_val[0].id}), nr_job_res, &job);
     expect_refusal(job.code, &job.nr_job_res_u.err, NR_ESTATE, "ended");
     FREE(nr_job_res, &job);
     FREE(nr_jobs_res, &jobs);
@@ -903,6 +1010,9 @@ int main(void)
         TEST(postmap_needs_a_ticket_and_a_device),
         TEST(an_unmapped_export_is_free_again),
         TEST(changes_of_mappings_that_cannot_be_saved_are_undone),
+        TEST(a_slow_open_holds_nobody_else_up),
+        TEST(a_caller_that_leaves_during_premap_leaves_no_mapping),
+        TEST(a_mapping_that_is_removed_by_force_during_premap_is_refused),
         TEST(lists_are_sorted_filtered_and_paged),
         TEST(hello_and_status_tell_what_runs),
         TEST(a_stopping_daemon_refuses_changes),

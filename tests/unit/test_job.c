@@ -180,7 +180,8 @@ static void finished_jobs_beyond_the_limit_are_forgotten(void **state)
     }
     turn(f, false);
 
-    for (struct job *job = job_next(f->jobs, NULL); job != NULL; job = job_next(f->jobs, job->id))
+    for (struct job *job = job_next(f->jobs, NULL); job != NULL;
+         job = job_next(f->jobs, job->id))
         count++;
     assert_int_equal(count, JOB_KEEP_COUNT + 1);
     assert_null(job_find_token(f->jobs, "t4"));

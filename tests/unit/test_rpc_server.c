@@ -19,8 +19,8 @@
 #include "rpc/rpc_nbd.h"
 #include "rpc_server.h"
 
-#define PROGRAM 0x20000001u
-#define VERSION 2u
+#define TEST_PROGRAM 0x20000001u
+#define TEST_VERSION 2u
 #define PATIENCE_MS 3000
 #define LAST 0x80000000u
 
@@ -127,7 +127,8 @@ static int connect_peer(struct fixture *f, bool allowed)
 {
     int pair[2];
 
-    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair), 0);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair),
+                     0);
     rpc_server_accept(f->server, pair[1], "unix:1", allowed);
     return pair[0];
 }
@@ -136,7 +137,7 @@ static void start_server(struct fixture *f, unsigned record_timeout_s, unsigned 
                          bool allowed)
 {
     struct rpc_program program = {
-        .program = PROGRAM, .version = VERSION, .procedures = procedures,
+        .program = TEST_PROGRAM, .version = TEST_VERSION, .procedures = procedures,
         .n_procedures = G_N_ELEMENTS(procedures), .refuse = refuse, .arg = f,
     };
     struct rpc_limits limits = {
@@ -245,7 +246,8 @@ static void append_string(GByteArray *array, const char *text)
 }
 
 /* A call without the record's header. */
-static GByteArray *call_of(uint32_t xid, uint32_t program, uint32_t version, uint32_t procedure)
+static GByteArray *call_of(uint32_t xid, uint32_t program, uint32_t version,
+                           uint32_t procedure)
 {
     GByteArray *call = g_byte_array_new();
     const uint32_t words[] = { xid, 0, 2, program, version, procedure, 0, 0, 0, 0 };
@@ -257,7 +259,7 @@ static GByteArray *call_of(uint32_t xid, uint32_t program, uint32_t version, uin
 
 static GByteArray *echo_of(uint32_t xid, const char *text)
 {
-    GByteArray *call = call_of(xid, PROGRAM, VERSION, ECHO);
+    GByteArray *call = call_of(xid, TEST_PROGRAM, TEST_VERSION, ECHO);
 
     append_string(call, text);
     return call;
@@ -366,7 +368,7 @@ static void a_call_is_answered(void **state)
 
     send_record(f, echo_of(7, "disk1"));
     expect_echo(f, 7, "disk1");
-    send_record(f, call_of(8, PROGRAM, VERSION, 0));
+    send_record(f, call_of(8, TEST_PROGRAM, TEST_VERSION, 0));
     expect_accepted(f, 8, SUCCESS);
     assert_int_equal(rpc_server_clients(f->server), 1);
 }
@@ -471,7 +473,7 @@ static void a_peer_that_waits_for_an_answer_is_not_idle(void **state)
 {
     struct fixture *f = *state;
 
-    send_record(f, call_of(1, PROGRAM, VERSION, LATER));
+    send_record(f, call_of(1, TEST_PROGRAM, TEST_VERSION, LATER));
     run_for(f, 1300);
     rpc_reply(g_queue_pop_head(&f->waiting), NULL);
     expect_accepted(f, 1, SUCCESS);
@@ -510,7 +512,7 @@ static void a_record_too_short_for_a_call_ends_the_connection(void **state)
 static void another_version_of_rpc_is_denied(void **state)
 {
     struct fixture *f = *state;
-    GByteArray *call = call_of(7, PROGRAM, VERSION, 0);
+    GByteArray *call = call_of(7, TEST_PROGRAM, TEST_VERSION, 0);
     GByteArray *reply;
 
     call->data[11] = 3;
@@ -529,17 +531,17 @@ static void another_program_version_or_procedure_is_answered_so(void **state)
     struct fixture *f = *state;
     GByteArray *reply;
 
-    send_record(f, call_of(1, PROGRAM + 1, VERSION, 0));
+    send_record(f, call_of(1, TEST_PROGRAM + 1, TEST_VERSION, 0));
     expect_accepted(f, 1, PROG_UNAVAIL);
-    send_record(f, call_of(2, PROGRAM, VERSION, 2));
+    send_record(f, call_of(2, TEST_PROGRAM, TEST_VERSION, 2));
     expect_accepted(f, 2, PROC_UNAVAIL);
-    send_record(f, call_of(3, PROGRAM, VERSION, 4000000000u));
+    send_record(f, call_of(3, TEST_PROGRAM, TEST_VERSION, 4000000000u));
     expect_accepted(f, 3, PROC_UNAVAIL);
-    send_record(f, call_of(4, PROGRAM, 1, 2));
+    send_record(f, call_of(4, TEST_PROGRAM, 1, 2));
     reply = await_reply(f);
     assert_int_equal(word_at(reply, 20), PROG_MISMATCH);
-    assert_int_equal(word_at(reply, 24), VERSION);
-    assert_int_equal(word_at(reply, 28), VERSION);
+    assert_int_equal(word_at(reply, 24), TEST_VERSION);
+    assert_int_equal(word_at(reply, 28), TEST_VERSION);
     g_byte_array_unref(reply);
 }
 
@@ -547,7 +549,7 @@ static void credentials_are_ignored(void **state)
 {
     struct fixture *f = *state;
     GByteArray *call = g_byte_array_new();
-    const uint32_t words[] = { 9, 0, 2, PROGRAM, VERSION, ECHO, 1 };
+    const uint32_t words[] = { 9, 0, 2, TEST_PROGRAM, TEST_VERSION, ECHO, 1 };
 
     for (size_t i = 0; i < G_N_ELEMENTS(words); i++)
         append_word(call, words[i]);
@@ -564,7 +566,7 @@ static void a_credential_that_is_too_long_is_denied(void **state)
     struct fixture *f = *state;
     GByteArray *call = g_byte_array_new();
     g_autofree char *credential = g_strnfill(404, 'c');
-    const uint32_t words[] = { 9, 0, 2, PROGRAM, VERSION, ECHO, 1 };
+    const uint32_t words[] = { 9, 0, 2, TEST_PROGRAM, TEST_VERSION, ECHO, 1 };
     GByteArray *reply;
 
     for (size_t i = 0; i < G_N_ELEMENTS(words); i++)
@@ -588,13 +590,13 @@ static void arguments_that_do_not_fit_are_garbage(void **state)
     g_autofree char *long_name = g_strnfill(NR_NAME_MAX + 1, 'n');
     GByteArray *call;
 
-    send_record(f, call_of(1, PROGRAM, VERSION, ECHO));
+    send_record(f, call_of(1, TEST_PROGRAM, TEST_VERSION, ECHO));
     expect_accepted(f, 1, GARBAGE_ARGS);
 
     send_record(f, echo_of(2, long_name));
     expect_accepted(f, 2, GARBAGE_ARGS);
 
-    call = call_of(3, PROGRAM, VERSION, ECHO);
+    call = call_of(3, TEST_PROGRAM, TEST_VERSION, ECHO);
     append_word(call, 0xfffffffeu);
     send_record(f, call);
     expect_accepted(f, 3, GARBAGE_ARGS);
@@ -604,7 +606,7 @@ static void arguments_that_do_not_fit_are_garbage(void **state)
     send_record(f, call);
     expect_accepted(f, 4, GARBAGE_ARGS);
 
-    call = call_of(5, PROGRAM, VERSION, 0);
+    call = call_of(5, TEST_PROGRAM, TEST_VERSION, 0);
     append_word(call, 0);
     send_record(f, call);
     expect_accepted(f, 5, GARBAGE_ARGS);
@@ -635,8 +637,8 @@ static void answers_may_come_out_of_order(void **state)
 {
     struct fixture *f = *state;
 
-    send_record(f, call_of(1, PROGRAM, VERSION, LATER));
-    send_record(f, call_of(2, PROGRAM, VERSION, LATER));
+    send_record(f, call_of(1, TEST_PROGRAM, TEST_VERSION, LATER));
+    send_record(f, call_of(2, TEST_PROGRAM, TEST_VERSION, LATER));
     send_record(f, echo_of(3, "now"));
     expect_echo(f, 3, "now");
 
@@ -650,8 +652,8 @@ static void a_caller_that_leaves_is_told_once(void **state)
 {
     struct fixture *f = *state;
 
-    send_record(f, call_of(1, PROGRAM, VERSION, LATER));
-    send_record(f, call_of(2, PROGRAM, VERSION, LATER));
+    send_record(f, call_of(1, TEST_PROGRAM, TEST_VERSION, LATER));
+    send_record(f, call_of(2, TEST_PROGRAM, TEST_VERSION, LATER));
     run_for(f, 20);
     assert_int_equal(f->waiting.length, 2);
     shutdown(f->fd, SHUT_RDWR);
@@ -665,7 +667,7 @@ static void the_server_may_end_while_callers_wait(void **state)
 {
     struct fixture *f = *state;
 
-    send_record(f, call_of(1, PROGRAM, VERSION, LATER));
+    send_record(f, call_of(1, TEST_PROGRAM, TEST_VERSION, LATER));
     run_for(f, 20);
     assert_int_equal(f->waiting.length, 1);
     rpc_server_free(f->server);
@@ -680,7 +682,7 @@ static void more_calls_than_the_limit_wait_for_answers(void **state)
     GByteArray *all = g_byte_array_new();
 
     for (uint32_t xid = 0; xid < RPC_CALLS_MAX + 10; xid++) {
-        g_autoptr(GByteArray) call = call_of(xid, PROGRAM, VERSION, LATER);
+        g_autoptr(GByteArray) call = call_of(xid, TEST_PROGRAM, TEST_VERSION, LATER);
 
         append_word(all, LAST | call->len);
         g_byte_array_append(all, call->data, call->len);
@@ -710,7 +712,7 @@ static void a_peer_that_takes_no_answers_is_not_read(void **state)
     /* Until nothing more is taken from us. */
     for (int idle = 0; idle < 20 && sent < 100000; idle++) {
         g_autoptr(GByteArray) record = g_byte_array_new();
-        g_autoptr(GByteArray) call = call_of(sent, PROGRAM, VERSION, BIG);
+        g_autoptr(GByteArray) call = call_of(sent, TEST_PROGRAM, TEST_VERSION, BIG);
 
         append_word(record, LAST | call->len);
         g_byte_array_append(record, call->data, call->len);
@@ -739,9 +741,9 @@ static void a_refused_peer_is_told_why_a_few_times(void **state)
 {
     struct fixture *f = *state;
 
-    send_record(f, call_of(1, PROGRAM, VERSION, 0));
+    send_record(f, call_of(1, TEST_PROGRAM, TEST_VERSION, 0));
     expect_accepted(f, 1, SUCCESS);
-    send_record(f, call_of(2, PROGRAM, 1, 0));
+    send_record(f, call_of(2, TEST_PROGRAM, 1, 0));
     expect_accepted(f, 2, PROG_MISMATCH);
     for (uint32_t xid = 3; xid < 11; xid++) {
         send_record(f, echo_of(xid, "disk1"));
