@@ -102,6 +102,7 @@ static struct json_object *from_mappings(const struct export *export)
 {
     struct json_object *array = json_object_new_array();
     struct json_object *unread = NULL;
+    size_t n_unread = 0;
 
     for (unsigned i = 0; i < export->mappings->len; i++) {
         const struct mapping *mapping = g_ptr_array_index(export->mappings, i);
@@ -111,8 +112,10 @@ static struct json_object *from_mappings(const struct export *export)
     }
     if (export->unknown_json != NULL &&
         json_object_object_get_ex(export->unknown_json, "mappings", &unread))
-        for (size_t i = 0; i < json_object_array_length(unread); i++)
-            json_object_array_add(array, json_object_get(json_object_array_get_idx(unread, i)));
+        n_unread = json_object_array_length(unread);
+    for (size_t i = 0; i < n_unread; i++)
+        json_object_array_add(array,
+                              json_object_get(json_object_array_get_idx(unread, i)));
     return array;
 }
 

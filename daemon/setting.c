@@ -1,0 +1,534 @@
+/* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
+ *
+ * The table of settings, and the functions that check and store the values. A new setting is
+ * one row, and one more member of struct config. Before the loop runs.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/un.h>
+
+#include "acl.h"
+#include "log.h"
+#include "setting.h"
+
+#define HOST_MAX 255
+
+/* ---- Values ---- */
+
+void *setting_field(struct config *config, const struct setting *setting)
+{
+    return (char *)config + setting->offset;
+}
+
+static void replace_string(char **string, char *value)
+{
+    g_free(*string);
+    *string = value;
+}
+
+static void append_string(char ***list, const char *value)
+{
+    unsigned length = g_strv_length(*list);
+
+    *list = g_renew(char *, *list, length + 2);
+    (*list)[length] = g_strdup(value);
+    (*list)[length + 1] = NULL;
+}
+
+static int bad_value(const struct assignment *a, struct nbd_failure *why, const char *problem)
+{
+    char *quoted = log_quote(a->text, strlen(a->text));
+
+    nbd_fail(why, EINVAL, "%s: %s %s", a->where, quoted, problem);
+    g_free(quoted);
+    return -EINVAL;
+}
+
+/* A whole decimal number of any size; what does not fit is saturated. */
+static int parse_number(const struct assignment *a, int64_t *ret_number,
+                        struct nbd_failure *why)
+{
+    GError *error = NULL;
+
+    if (g_ascii_string_to_signed(a->text, 10, INT64_MIN, INT64_MAX, ret_number, &error))
+        return 0;
+    if (error->code == G_NUMBER_PARSER_ERROR_OUT_OF_BOUNDS) {
+        g_error_free(error);
+        *ret_number = a->text[0] == '-' ? INT64_MIN : INT64_MAX;
+        return 0;
+    }
+    g_error_free(error);
+    return bad_value(a, why, "is not a whole number");
+}
+
+static int check_range(const struct assignment *a, int64_t number, struct nbd_failure *why)
+{
+    const struct setting *setting = a->setting;
+
+    if (number >= setting->min && number <= setting->max)
+        return 0;
+    return nbd_fail(why, EINVAL, "%s: %.64s is out of range, give %" PRId64 " to %" PRId64,
+                    a->where, a->text, setting->min, setting->max);
+}
+
+static int set_unsigned(struct config *config, const struct assignment *a,
+                        struct nbd_failure *why)
+{
+    int64_t number;
+    int r = parse_number(a, &number, why);
+
+    if (r == 0)
+        r = check_range(a, number, why);
+    if (r == 0)
+        *(unsigned *)setting_field(config, a->setting) = (unsigned)number;
+    return r;
+}
+
+static int set_port(struct config *config, const struct assignment *a, struct nbd_failure *why)
+{
+    int64_t number;
+    int r = parse_number(a, &number, why);
+
+    if (r == 0)
+        r = check_range(a, number, why);
+    if (r == 0)
+        *(int *)setting_field(config, a->setting) = (int)number;
+    return r;
+}
+
+/* Out of range is no reason not to start. */
+static int set_threads(struct config *config, const struct assignment *a,
+                       struct nbd_failure *why)
+{
+    int64_t number, clamped;
+    int r = parse_number(a, &number, why);
+
+    if (r < 0)
+        return r;
+    clamped = CLAMP(number, a->setting->min, a->setting->max);
+    if (clamped != number)
+        log_warning("%s: %.64s is out of range, %" PRId64 " is used", a->where, a->text,
+                    clamped);
+    *(unsigned *)setting_field(config, a->setting) = (unsigned)clamped;
+    return 0;
+}
+
+/* The power of two behind a number: "" 0, "K" or "KiB" 10, ... "T" 40; -1: no such unit. */
+static int unit_shift(const char *unit)
+{
+    static const char units[] = "kmgt";
+    const char *found;
+
+    if (unit[0] == '\0')
+        return 0;
+    found = strchr(units, g_ascii_tolower(unit[0]));
+    if (found == NULL || (unit[1] != '\0' && g_ascii_strcasecmp(unit + 1, "ib") != 0))
+        return -1;
+    return 10 * (int)(found - units + 1);
+}
+
+static int set_size(struct config *config, const struct assignment *a, struct nbd_failure *why)
+{
+    char *unit;
+    uint64_t number = g_ascii_strtoull(a->text, &unit, 10);
+    int shift = unit_shift(unit);
+
+    if (!g_ascii_isdigit(a->text[0]) || shift < 0)
+        return bad_value(a, why, "is not a size; give bytes, or a number with K, M, G or T");
+    number = number > (uint64_t)INT64_MAX >> shift ? INT64_MAX : number << shift;
+    if (check_range(a, (int64_t)number, why) < 0)
+        return -EINVAL;
+    *(uint64_t *)setting_field(config, a->setting) = number;
+    return 0;
+}
+
+static int set_flag(struct config *config, const struct assignment *a, struct nbd_failure *why)
+{
+    (void)why;
+    *(bool *)setting_field(config, a->setting) = true;
+    return 0;
+}
+
+/* Of a host name, an IPv4 or an IPv6 address with or without brackets and zone. */
+static bool is_host(const char *text)
+{
+    size_t length = strlen(text);
+
+    return length > 0 && length <= HOST_MAX &&
+           strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                        ".-_:%") == length;
+}
+
+static char *without_brackets(const char *text)
+{
+    size_t length = strlen(text);
+
+    if (length > 2 && text[0] == '[' && text[length - 1] == ']')
+        return g_strndup(text + 1, length - 2);
+    return g_strdup(text);
+}
+
+static int set_host(struct config *config, const struct assignment *a, struct nbd_failure *why)
+{
+    char *host = without_brackets(a->text);
+
+    if (!is_host(host)) {
+        g_free(host);
+        return bad_value(a, why, "is not a host name or address");
+    }
+    if (a->setting->list != NULL) {
+        append_string(setting_field(config, a->setting), host);
+        g_free(host);
+    } else {
+        replace_string(setting_field(config, a->setting), host);
+    }
+    return 0;
+}
+
+static int add_network(struct config *config, const struct assignment *a,
+                       struct nbd_failure *why)
+{
+    const char *entries[] = { a->text, NULL };
+    struct nbd_failure reason = { 0 };
+    struct acl *acl;
+
+    if (acl_new(entries, &acl, &reason) < 0)
+        return nbd_fail(why, EINVAL, "%s: %s", a->where, reason.message);
+    acl_free(acl);
+    append_string(setting_field(config, a->setting), a->text);
+    return 0;
+}
+
+/* The absolute path, or NULL with *why. */
+static char *make_path(const struct assignment *a, struct nbd_failure *why)
+{
+    if (a->text[0] != '\0')
+        return g_canonicalize_filename(a->text, a->base);
+    nbd_fail(why, EINVAL, "%s: a path is needed, not an empty word", a->where);
+    return NULL;
+}
+
+static int set_path(struct config *config, const struct assignment *a, struct nbd_failure *why)
+{
+    char *path = make_path(a, why);
+
+    if (path == NULL)
+        return -EINVAL;
+    replace_string(setting_field(config, a->setting), path);
+    return 0;
+}
+
+static int add_path(struct config *config, const struct assignment *a, struct nbd_failure *why)
+{
+    char *path = make_path(a, why);
+
+    if (path == NULL)
+        return -EINVAL;
+    append_string(setting_field(config, a->setting), path);
+    g_free(path);
+    return 0;
+}
+
+/* An empty word means that there shall be none. */
+static int set_path_or_none(struct config *config, const struct assignment *a,
+                            struct nbd_failure *why)
+{
+    if (a->text[0] != '\0')
+        return set_path(config, a, why);
+    replace_string(setting_field(config, a->setting), g_strdup(""));
+    return 0;
+}
+
+int setting_check_socket(const char *where, const char *path, struct nbd_failure *why)
+{
+    const size_t most = sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1;
+
+    if (strlen(path) <= most)
+        return 0;
+    return nbd_fail(why, EINVAL,
+                    "%s: %s is too long for a socket, %zu bytes is the most; take a "
+                    "shorter path",
+                    where, path, most);
+}
+
+static int set_socket(struct config *config, const struct assignment *a,
+                      struct nbd_failure *why)
+{
+    char *path = NULL;
+    int r = 0;
+
+    if (a->text[0] != '\0')
+        path = g_canonicalize_filename(a->text, a->base);
+    if (path != NULL)
+        r = setting_check_socket(a->where, path, why);
+    if (r == 0)
+        replace_string(setting_field(config, a->setting), path != NULL ? path : g_strdup(""));
+    else
+        g_free(path);
+    return r;
+}
+
+static int set_log_level(struct config *config, const struct assignment *a,
+                         struct nbd_failure *why)
+{
+    if (!log_parse_level(a->text, setting_field(config, a->setting)))
+        return bad_value(a, why, "is no log level; give error, warning, info or debug");
+    return 0;
+}
+
+/* "auto" and "journal" are stderr: log.c adds priorities there when systemd reads it. */
+static int set_log_target(struct config *config, const struct assignment *a,
+                          struct nbd_failure *why)
+{
+    char **target = setting_field(config, a->setting);
+    char *path;
+
+    if (strcmp(a->text, "auto") == 0 || strcmp(a->text, "journal") == 0 ||
+        strcmp(a->text, "stderr") == 0) {
+        replace_string(target, g_strdup("stderr"));
+        return 0;
+    }
+    if (strcmp(a->text, "syslog") == 0) {
+        replace_string(target, g_strdup("syslog"));
+        return 0;
+    }
+    if (!g_str_has_prefix(a->text, "file:") || a->text[5] == '\0')
+        return bad_value(a, why,
+                         "is no log target; give stderr, journal, syslog or file:PATH");
+    path = g_canonicalize_filename(a->text + 5, a->base);
+    replace_string(target, g_strconcat("file:", path, NULL));
+    g_free(path);
+    return 0;
+}
+
+static int set_log_dir(struct config *config, const struct assignment *a,
+                       struct nbd_failure *why)
+{
+    char *path = make_path(a, why);
+    char *file;
+
+    if (path == NULL)
+        return -EINVAL;
+    file = g_build_filename(path, "nbd-runner.log", NULL);
+    replace_string(setting_field(config, a->setting), g_strconcat("file:", file, NULL));
+    g_free(file);
+    g_free(path);
+    return 0;
+}
+
+static int set_text(struct config *config, const struct assignment *a, struct nbd_failure *why)
+{
+    if (a->text[0] == '\0')
+        return nbd_fail(why, EINVAL, "%s: a name or number is needed, not an empty word",
+                        a->where);
+    replace_string(setting_field(config, a->setting), g_strdup(a->text));
+    return 0;
+}
+
+/* ---- The table ---- */
+
+#define AT(member) .offset = offsetof(struct config, member)
+#define HOSTS " ,;"
+#define PATHS ",;"
+
+const struct setting settings[] = {
+    { .words = "threads", .options = "-t --threads", .keys = "threads", .argument = "N",
+      .help = "worker threads one export may keep busy, 1 to 16 (1)",
+      .set = set_threads, AT(threads), .min = 1, .max = 16 },
+    { .words = "rpchost rhost", .options = "-r --rpchost --rhost", .keys = "rpchost rhost",
+      .argument = "HOST", .help = "address for control, repeatable (every address)",
+      .set = set_host, AT(rpc_hosts), .list = HOSTS },
+    { .words = "iohost ihost", .options = "-i --iohost --ihost", .keys = "iohost ihost",
+      .argument = "HOST", .help = "address for NBD, repeatable (every address)",
+      .set = set_host, AT(nbd_hosts), .list = HOSTS },
+    { .words = "ghost", .options = "-G --ghost", .keys = "ghost", .argument = "HOST",
+      .help = "gluster management host (localhost)", .set = set_host, AT(gluster_host) },
+    { .options = "--rpcport", .keys = "rpcport", .argument = "PORT",
+      .help = "control port, 0: any free one (24110)", .set = set_port, AT(rpc_port),
+      .max = 65535 },
+    { .options = "--ioport", .keys = "ioport", .argument = "PORT",
+      .help = "NBD port, 0: any free one (24111)", .set = set_port, AT(nbd_port),
+      .max = 65535 },
+    { .options = "--rpc-socket", .keys = "rpc_socket", .argument = "PATH",
+      .help = "Unix socket for control, empty: none", .set = set_socket, AT(rpc_socket) },
+    { .options = "--nbd-socket", .keys = "nbd_socket", .argument = "PATH",
+      .help = "Unix socket for NBD, empty: none", .set = set_socket, AT(nbd_socket) },
+    { .options = "--rpc-allow", .keys = "rpc_allow", .argument = "NET",
+      .help = "address or network that may control, repeatable", .set = add_network,
+      AT(rpc_allow), .list = HOSTS },
+    { .options = "-C --config", .argument = "FILE", .help = "configuration file",
+      .set = set_path, AT(config_file) },
+    { .options = "--conf-dir", .argument = "DIR", .help = "export definitions",
+      .set = set_path, AT(conf_dir) },
+    { .options = "--dir", .argument = "DIR",
+      .help = "keep all of the instance in DIR: local, on free ports",
+      .set = set_path, AT(dir) },
+    { .options = "--state", .keys = "state_file", .argument = "FILE", .help = "saved state",
+      .set = set_path, AT(state_file) },
+    { .options = "--file-root", .keys = "file_roots", .argument = "DIR",
+      .help = "where control may make images, repeatable", .set = add_path, AT(file_roots),
+      .list = PATHS },
+    { .options = "--handler-dir", .keys = "handler_dir", .argument = "DIR",
+      .help = "where libXXX_handler.so are", .set = set_path, AT(handler_dir) },
+    { .options = "--pidfile", .argument = "FILE", .help = "process id, empty: none",
+      .set = set_path_or_none, AT(pid_file) },
+    { .options = "--lockfile", .argument = "FILE", .help = "one instance only, empty: none",
+      .set = set_path_or_none, AT(lock_file) },
+    { .options = "--log-level", .keys = "log_level", .argument = "L",
+      .help = "error, warning, info, debug (info)", .set = set_log_level, AT(log_level) },
+    { .options = "--log-target", .keys = "log_target", .argument = "T",
+      .help = "stderr, journal, syslog, file:PATH (stderr)", .set = set_log_target,
+      AT(log_target) },
+    { .keys = "log_dir", .argument = "DIR", .set = set_log_dir, AT(log_target) },
+    { .options = "-u --user", .keys = "user", .argument = "UID", .help = "run as this user",
+      .set = set_text, AT(user) },
+    { .options = "-g --group", .keys = "group", .argument = "GID",
+      .help = "run as this group", .set = set_text, AT(group) },
+    { .keys = "rpc_max_clients", .argument = "N", .set = set_unsigned, AT(rpc_max_clients),
+      .min = 1, .max = 100000 },
+    { .keys = "negotiation_timeout", .argument = "S", .set = set_unsigned,
+      AT(negotiation_timeout_s), .min = 1, .max = 3600 },
+    { .keys = "max_connections", .argument = "N", .set = set_unsigned, AT(max_connections),
+      .min = 1, .max = 1000000 },
+    /* A request of the largest advertised payload must fit. */
+    { .keys = "max_inflight_bytes", .argument = "SIZE", .set = set_size,
+      AT(max_inflight_bytes), .min = 64 << 20, .max = INT64_MAX },
+    { .keys = "drain_timeout", .argument = "S", .set = set_unsigned, AT(drain_timeout_s),
+      .max = 86400 },
+    { .options = "--foreground", .help = "as always: nothing goes to the background",
+      .set = set_flag, AT(foreground) },
+    { .options = "--check-config", .help = "read the configuration, report, end",
+      .set = set_flag, AT(check_config) },
+    { .words = "help", .options = "-h --help", .help = "print this", .set = set_flag,
+      AT(show_help) },
+    { .words = "version", .options = "-v --version", .help = "print the version",
+      .set = set_flag, AT(show_version) },
+};
+
+const size_t n_settings = G_N_ELEMENTS(settings);
+
+/* ---- Finding a spelling ---- */
+
+static const char *spellings(const struct setting *setting, enum spelling kind)
+{
+    switch (kind) {
+    case SPELT_WORD: return setting->words;
+    case SPELT_OPTION: return setting->options;
+    default: return setting->keys;
+    }
+}
+
+/* Calls visit() for each spelling of this kind until it says true. */
+static bool each_spelling(enum spelling kind,
+                          bool (*visit)(const struct setting *setting, const char *text,
+                                        void *arg),
+                          void *arg)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(settings); i++) {
+        const char *all = spellings(&settings[i], kind);
+        char **names = g_strsplit(all != NULL ? all : "", " ", -1);
+        bool enough = false;
+
+        for (char **name = names; *name != NULL && !enough; name++)
+            enough = visit(&settings[i], *name, arg);
+        g_strfreev(names);
+        if (enough)
+            return true;
+    }
+    return false;
+}
+
+struct search {
+    const char *text;
+    const struct setting *found;
+    char nearest[64];
+    size_t distance;
+};
+
+static bool is_spelt(const struct setting *setting, const char *text, void *arg)
+{
+    struct search *search = arg;
+
+    if (strcmp(text, search->text) != 0)
+        return false;
+    search->found = setting;
+    return true;
+}
+
+const struct setting *setting_find(enum spelling kind, const char *text)
+{
+    struct search search = { .text = text };
+
+    each_spelling(kind, is_spelt, &search);
+    return search.found;
+}
+
+/* Levenshtein's distance; both are short. */
+static size_t edit_distance(const char *a, const char *b)
+{
+    size_t row[64], length = strlen(b);
+
+    g_assert(length < G_N_ELEMENTS(row));
+    for (size_t j = 0; j <= length; j++)
+        row[j] = j;
+    for (size_t i = 1; a[i - 1] != '\0'; i++) {
+        size_t diagonal = row[0];
+
+        row[0] = i;
+        for (size_t j = 1; j <= length; j++) {
+            size_t swap = diagonal + (a[i - 1] != b[j - 1]);
+
+            diagonal = row[j];
+            row[j] = MIN(swap, MIN(row[j], row[j - 1]) + 1);
+        }
+    }
+    return row[length];
+}
+
+static bool keep_nearest(const struct setting *setting, const char *text, void *arg)
+{
+    struct search *search = arg;
+    size_t distance = edit_distance(search->text, text);
+
+    (void)setting;
+    if (search->nearest[0] == '\0' || distance < search->distance) {
+        search->distance = distance;
+        g_strlcpy(search->nearest, text, sizeof(search->nearest));
+    }
+    return false;
+}
+
+void setting_nearest(enum spelling kind, const char *text, char ret_nearest[static 64])
+{
+    char *head = g_strndup(text, 48); /* all of ours are shorter */
+    struct search search = { .text = head };
+
+    each_spelling(kind, keep_nearest, &search);
+    g_strlcpy(ret_nearest, search.nearest, sizeof(search.nearest));
+    g_free(head);
+}
+
+/* ---- Assignments ---- */
+
+void assignment_free(void *arg)
+{
+    struct assignment *a = arg;
+
+    g_free(a->where);
+    g_free(a->text);
+    g_free(a);
+}
+
+void assignment_add(GPtrArray *layer, const struct setting *setting, char *where, char *text,
+                   const char *base)
+{
+    struct assignment *a = g_new0(struct assignment, 1);
+
+    a->setting = setting;
+    a->where = where;
+    a->text = text;
+    a->base = base;
+    g_ptr_array_add(layer, a);
+}
+
