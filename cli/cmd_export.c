@@ -93,7 +93,10 @@ static void say_export(struct cli *cli, const nr_export *x)
     cli_say(cli, "origin         %s%s%s", origin_word(x->origin),
             x->origin_file[0] != '\0' ? " " : "", x->origin_file);
     cli_say(cli, "created        %s", time_text(x->created));
-    cli_say(cli, "connections    %u of %u", x->connections, x->max_connections);
+    if (x->max_connections != 0)
+        cli_say(cli, "connections    %u of %u", x->connections, x->max_connections);
+    else
+        cli_say(cli, "connections    %u", x->connections);
     if (x->job[0] != '\0')
         cli_say(cli, "job            %s", x->job);
     cli_say(cli, "id             %s", x->id);

@@ -5,6 +5,7 @@
  */
 #include "attach.h"
 #include "command.h"
+#include "listing.h"
 #include "net.h"
 #include "output.h"
 #include "size.h"
@@ -73,10 +74,11 @@ static int check_device(struct cli *cli, int index, const char *cookie, struct f
         return 0;
     if (device.cookie[0] != '\0' && (cookie == NULL || strcmp(device.cookie, cookie) == 0))
         return 0;
-    return fail_code(why, STATUS_FAILED, "EBUSY",
-                     "/dev/nbd%d is in use by '%s'; name another "
-                     "device or none",
-                     index, device.backend[0] != '\0' ? device.backend : "another program");
+    return fail_code(
+        why, STATUS_FAILED, "EBUSY",
+        "/dev/nbd%d is in use by %s; name another "
+        "device or none",
+        index, device.backend[0] != '\0' ? device.backend : "a program that left no name");
 }
 
 static bool is_kernel_block(uint64_t bytes)
@@ -239,6 +241,55 @@ static void answer_mapped(struct cli *cli, const nr_ticket *ticket, int index)
     json_put_bool(cli_answer(cli), "resumed", ticket->resumed);
 }
 
+static const char *without_slashes(const char *target)
+{
+    return target + strspn(target, "/");
+}
+
+/* The cookie (g_free) of this host's dead mapping of the target, NULL when there is none that
+ * could be taken up with what was asked for. */
+static char *find_dead(struct cli *cli, const nr_map_args *args)
+{
+    struct listing listing;
+    struct failure ignored;
+    char *found = NULL;
+
+    if (listing_fetch(cli, args->store.handler, NR_L_DEAD, &listing, &ignored) != 0)
+        return NULL;
+    for (guint i = 0; i < listing.exports->len && found == NULL; i++) {
+        const nr_export *x = g_ptr_array_index(listing.exports, i);
+
+        if (strcmp(without_slashes(x->store.target), without_slashes(args->store.target)) != 0)
+            continue;
+        for (u_int j = 0; j < x->mappings.mappings_len && found == NULL; j++) {
+            const nr_mapping *mapping = &x->mappings.mappings_val[j];
+
+            if (mapping->state == NR_M_DEAD && mapping->readonly == args->readonly &&
+                strcmp(mapping->client, cli_host_name()) == 0)
+                found = g_strdup(mapping->cookie);
+        }
+    }
+    listing_clear(&listing);
+    return found;
+}
+
+/* A refusal because of our own dead mapping is no reason to give up. */
+static int premap(struct cli *cli, nr_map_args *args, nr_ticket_res *res, struct failure *why)
+{
+    g_autofree char *cookie = NULL;
+    int r = attach_premap(cli, args, res, why);
+
+    if (r == 0 || strcmp(why->code, "EBUSY") != 0)
+        return r;
+    cookie = find_dead(cli, args);
+    if (cookie == NULL)
+        return r;
+    args->resume = cookie;
+    r = attach_premap(cli, args, res, why);
+    args->resume = (char *)"";
+    return r;
+}
+
 static int map(struct cli *cli, nr_map_args *args, int index, struct failure *why)
 {
     struct device_setup setup = {
@@ -248,7 +299,7 @@ static int map(struct cli *cli, nr_map_args *args, int index, struct failure *wh
     };
     nr_ticket_res res;
     nr_ticket *ticket = &res.nr_ticket_res_u.ticket;
-    int r = attach_premap(cli, args, &res, why);
+    int r = premap(cli, args, &res, why);
 
     if (r != 0)
         return r;

@@ -112,6 +112,16 @@ static void say_endpoints(GString *line, const char *key, const nr_endpoint *end
     say_pair(line, key, list->str);
 }
 
+static void say_handlers(GString *line, const nr_status *status)
+{
+    g_autoptr(GString) list = g_string_new(NULL);
+
+    for (u_int i = 0; i < status->handlers.handlers_len; i++)
+        g_string_append_printf(list, "%s%s", i > 0 ? "," : "",
+                               status->handlers.handlers_val[i]);
+    say_pair(line, "handlers", list->str);
+}
+
 static void say_status(struct cli *cli, const nr_status *status)
 {
     g_autoptr(GString) line = g_string_new(NULL);
@@ -134,6 +144,7 @@ static void say_status(struct cli *cli, const nr_status *status)
                   status->rpc_endpoints.rpc_endpoints_len);
     say_endpoints(line, "nbd", status->nbd_endpoints.nbd_endpoints_val,
                   status->nbd_endpoints.nbd_endpoints_len);
+    say_handlers(line, status);
     if (status->state_error[0] != '\0')
         say_pair(line, "last_error", status->state_error);
     cli_say(cli, "%s", line->str);

@@ -150,11 +150,11 @@ static int unmap_device(struct cli *cli, int index, struct failure *why)
     if (!sysfs_read(&cli->sysfs, index, &device) || !device.in_use)
         return fail_code(why, STATUS_FAILED, "ENOENT", "/dev/nbd%d is not mapped", index);
     if (device.cookie[0] == '\0' && !force)
-        return fail_code(why, STATUS_FAILED, "EBUSY",
-                         "/dev/nbd%d was not mapped by nbd-runner, "
-                         "but by '%s'; use that tool, or 'force'",
-                         index,
-                         device.backend[0] != '\0' ? device.backend : "another program");
+        return fail_code(
+            why, STATUS_FAILED, "EBUSY",
+            "/dev/nbd%d was not mapped by nbd-runner, "
+            "but by %s; use that tool, or 'force'",
+            index, device.backend[0] != '\0' ? device.backend : "a program that left no name");
     if (device.cookie[0] != '\0')
         r = begin_by_cookie(cli, device.cookie, index, &knows, why);
     if (r == 0)
