@@ -22,6 +22,7 @@
 #include "log.h"
 
 #define PATIENCE_MS 5000
+#define MAX_CLIENTS 8
 #define REQUEST_BYTES 65536
 #define MIB (UINT64_C(1) << 20)
 
@@ -57,7 +58,7 @@ static struct config *make_config(const char *dir)
 
 static void start(struct fixture *f)
 {
-    const struct rpc_limits limits = { .max_clients = 8, .record_bytes = 1 << 20,
+    const struct rpc_limits limits = { .max_clients = MAX_CLIENTS, .record_bytes = 1 << 20,
                                        .record_timeout_s = 10, .idle_timeout_s = 300 };
     struct rpc_program program;
     struct nbd_failure why;
@@ -967,6 +968,83 @@ static void jobs_are_listed_and_unknown_ones_refused(void **state)
     FREE(nr_void_res, &kick);
 }
 
+/* From now on the fixture's connection is another one. */
+static void reconnect(struct fixture *f, const char *peer, bool allowed)
+{
+    int pair[2];
+
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair),
+                     0);
+    rpc_server_accept(f->server->rpc, pair[1], peer, allowed);
+    close(f->fd);
+    f->fd = pair[0];
+}
+
+static void expect_status_refused(struct fixture *f, nr_code code, const char *part)
+{
+    nr_status_res status;
+
+    memset(&status, 0, sizeof(status));
+    await_result(f, send_call(f, NR_STATUS, NULL, NULL), (xdrproc_t)xdr_nr_status_res,
+                 &status);
+    expect_refusal(status.code, &status.nr_status_res_u.err, code, part);
+    FREE(nr_status_res, &status);
+}
+
+static void a_peer_that_may_not_call_is_told_what_to_set(void **state)
+{
+    struct fixture *f = *state;
+
+    reconnect(f, "192.0.2.9:4000", false);
+    expect_status_refused(f, NR_EPERM, "192.0.2.9:4000");
+    expect_status_refused(f, NR_EPERM, "rpc_allow");
+    expect_status_refused(f, NR_EPERM, f->server->config->config_file);
+    reconnect(f, "unix:77", false);
+    expect_status_refused(f, NR_EPERM, "root");
+}
+
+static void one_client_too_many_is_told_the_limit(void **state)
+{
+    struct fixture *f = *state;
+    int kept[MAX_CLIENTS];
+
+    for (int i = 0; i < MAX_CLIENTS; i++) {
+        kept[i] = dup(f->fd); /* what is closed below stays connected */
+        reconnect(f, "127.0.0.1:4000", true);
+    }
+    expect_status_refused(f, NR_ELIMIT, "rpc_max_clients");
+    for (int i = 0; i < MAX_CLIENTS; i++)
+        close(kept[i]);
+}
+
+static void an_export_of_a_file_is_deleted_there(void **state)
+{
+    struct fixture *f = *state;
+    struct export_spec spec = { .name = "fixed", .handler = "mem", .target = "fixed",
+                                .origin = EXPORT_BY_CONFIG,
+                                .origin_file = "conf.d/fixed.conf" };
+    struct export *export;
+    struct nbd_failure why;
+    nr_job_res result;
+
+    assert_int_equal(registry_add(f->server->registry, &spec, false, &export, &why), 0);
+    result = delete_name(f, "fixed", true);
+    expect_refusal(result.code, &result.nr_job_res_u.err, NR_EPERM, "conf.d/fixed.conf");
+    FREE(nr_job_res, &result);
+}
+
+static void refusals_carry_no_control_characters(void **state)
+{
+    struct fixture *f = *state;
+    nr_job_res result = delete_export(f, store_of("x\nerror: y", "z"), "", true, false);
+
+    expect_refusal(result.code, &result.nr_job_res_u.err, NR_ENOENT, "x?error: y");
+    FREE(nr_job_res, &result);
+    result = delete_export(f, store_of("file", "a\nb"), "", false, false);
+    expect_refusal(result.code, &result.nr_job_res_u.err, NR_EINVAL, "target");
+    FREE(nr_job_res, &result);
+}
+
 static void the_gate_knows_its_own(void **state)
 {
     static const char *const allow[] = { "192.0.2.0/24", NULL };
@@ -1018,6 +1096,10 @@ int main(void)
         TEST(a_stopping_daemon_refuses_changes),
         TEST(the_log_level_is_set_by_number),
         TEST(jobs_are_listed_and_unknown_ones_refused),
+        TEST(a_peer_that_may_not_call_is_told_what_to_set),
+        TEST(one_client_too_many_is_told_the_limit),
+        TEST(an_export_of_a_file_is_deleted_there),
+        TEST(refusals_carry_no_control_characters),
         cmocka_unit_test(the_gate_knows_its_own),
     };
 
