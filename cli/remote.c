@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <glib.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -60,6 +61,17 @@ static int wait_connected(struct remote *remote, struct failure *why)
     return r;
 }
 
+static int fail_refused(struct remote *remote, struct failure *why)
+{
+    const char *reason = nbd_get_error();
+    char *name = nbd_get_export_name(remote->nbd);
+
+    fail_with(why, STATUS_FAILED, "the NBD server refuses export '%s': %s",
+              name != NULL ? name : "", reason != NULL ? reason : "no reason given");
+    free(name);
+    return why->status;
+}
+
 int remote_go(struct remote *remote, struct failure *why)
 {
     if (!nbd_aio_is_negotiating(remote->nbd))
@@ -72,9 +84,7 @@ int remote_go(struct remote *remote, struct failure *why)
         if (r != 0)
             return r;
         if (nbd_aio_is_negotiating(remote->nbd))
-            return fail_with(why, STATUS_FAILED, "the NBD server refuses export '%s': %s",
-                             nbd_get_export_name(remote->nbd),
-                             nbd_get_error() != NULL ? nbd_get_error() : "no reason given");
+            return fail_refused(remote, why);
         if (nbd_aio_is_dead(remote->nbd) || nbd_aio_is_closed(remote->nbd))
             return fail_with(why, STATUS_FAILED, "the NBD server closed the connection");
     }
