@@ -327,8 +327,8 @@ void server_free(struct server *server)
     registry_free(server->registry);
     handler_set_free(server->handlers);
     worker_pool_free(server->workers);
-    loop_free(server->loop);
     buffer_pool_free(server->buffers);
+    loop_free(server->loop);
     config_free(server->config);
     g_free(server);
 }
