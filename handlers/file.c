@@ -321,46 +321,6 @@ static int resize(struct nbd_device *dev, struct nbd_failure *why)
     return 0;
 }
 
-/* Where the kind of extent at `at` ends, no further than `end`. */
-static uint64_t extent_end(const struct file *file, uint64_t at, uint64_t end, uint32_t *flags)
-{
-    off_t data = lseek(file->fd, (off_t)at, SEEK_DATA);
-    off_t hole;
-
-    *flags = NBD_EXTENT_HOLE | NBD_EXTENT_ZERO;
-    if (data < 0 && errno == ENXIO)
-        return end; /* no data from here to the end of the file */
-    if (data > (off_t)at)
-        return MIN((uint64_t)data, end);
-    *flags = NBD_EXTENT_DATA;
-    hole = data < 0 ? -1 : lseek(file->fd, (off_t)at, SEEK_HOLE);
-    return hole <= (off_t)at ? end : MIN((uint64_t)hole, end);
-}
-
-static int extents(struct nbd_device *dev, uint64_t offset, uint64_t length,
-                   nbd_add_extent *add, void *arg)
-{
-    const struct file *file = dev->priv;
-    uint64_t end = offset + length;
-    int64_t size = get_size(dev);
-    uint64_t known; /* past the end of a file that was truncated nothing reads as zeroes */
-
-    if (size < 0)
-        return (int)size;
-    known = file->is_block ? 0 : MIN(end, (uint64_t)size);
-    while (offset < known) {
-        uint32_t flags;
-        uint64_t next = extent_end(file, offset, known, &flags);
-
-        if (add(arg, next - offset, flags) != 0)
-            return 0;
-        offset = next;
-    }
-    if (offset < end)
-        add(arg, end - offset, NBD_EXTENT_DATA);
-    return 0;
-}
-
 /* ---- The handler ---- */
 
 /* Loop thread, as progress(). */
@@ -393,7 +353,7 @@ static struct nbd_handler handler = {
     .submit_batch = file_submit_batch,
     .try_now = file_try_now,
     .sendfile_fd = file_sendfile_fd,
-    .extents = extents,
+    .extents = file_extents,
     .resize = resize,
     .cancel = cancel,
     .progress = progress,

@@ -2,7 +2,8 @@
  *
  * What the parts of the file handler share. Not for anybody else.
  *
- *   file.c         the handler's table; opening, closing, resizing, extents
+ *   file.c         the handler's table; opening, closing, resizing
+ *   file_extents.c where data is and where holes are
  *   file_path.c    which paths are allowed, and how they are opened
  *   file_create.c  making and removing files
  *   file_now.c     requests that the page cache can serve at once
@@ -150,6 +151,11 @@ int file_open_parent(struct file *file, const char **ret_name, struct nbd_failur
 
 int file_create(struct nbd_device *dev, struct nbd_failure *why);
 int file_delete(struct nbd_device *dev, struct nbd_failure *why);
+
+/* ---- file_extents.c: worker thread ---- */
+
+int file_extents(struct nbd_device *dev, uint64_t offset, uint64_t length, nbd_add_extent *add,
+                 void *arg);
 
 /* ---- file_now.c: loop thread ---- */
 
