@@ -15,6 +15,7 @@
 #include "log.h"
 #include "nbd_protocol.h"
 #include "server.h"
+#include "store.h"
 
 /* How long a backstore stays open after its last user, for the next one to find it ready. */
 #define LINGER_S 3
@@ -38,6 +39,7 @@ struct call {
     int result;
     uint64_t size; /* of the opened backstore, bytes */
     int64_t block; /* logical, of the opened backstore */
+    struct json_object *saved; /* what the handler had saved; a copy */
 };
 
 struct export_private {
@@ -397,12 +399,35 @@ static void on_worker(void *arg)
     call->work(call);
 }
 
+/* What the handler wants to remember goes into the state file, with the next save. */
+static void save_handler_data(struct export *export)
+{
+    struct json_object *data;
+
+    if (export->handler->update_json == NULL || !export->private->parsed)
+        return;
+    data = json_object_new_object();
+    if (!export->handler->update_json(&export->dev, data)) {
+        json_object_put(data);
+        return;
+    }
+    if (export->unknown_json == NULL)
+        export->unknown_json = json_object_new_object();
+    json_object_object_add(export->unknown_json, "handler_data", data);
+    if (export->server->store != NULL)
+        store_changed(export->server->store, export);
+}
+
 static void on_call_end(void *arg)
 {
     struct call *call = arg;
     struct export *export = call->export;
 
+    if (call->result == 0)
+        save_handler_data(export);
     call->end(call); /* still busy: what it sets off waits for the advance() below */
+    if (call->saved != NULL)
+        json_object_put(call->saved);
     g_free(call);
     export->private->busy = false;
     advance(export);
@@ -412,12 +437,16 @@ static void start_call(struct export *export, void (*work)(struct call *call),
                        void (*end)(struct call *call))
 {
     struct call *call = g_new0(struct call, 1);
+    struct json_object *saved;
 
     assert(!export->private->busy);
     export->private->busy = true;
     call->export = export;
     call->work = work;
     call->end = end;
+    if (export->unknown_json != NULL &&
+        json_object_object_get_ex(export->unknown_json, "handler_data", &saved))
+        json_object_deep_copy(saved, &call->saved, NULL);
     worker_run(export->server->workers, on_worker, on_call_end, call);
 }
 
@@ -445,6 +474,10 @@ static int parse(struct call *call)
                "understand") < 0)
         return call->result;
     export->private->parsed = true;
+    if (call->saved != NULL && export->handler->load_json != NULL &&
+        !export->handler->load_json(&export->dev, call->saved))
+        log_warning("export \"%s\": its handler does not understand what it had saved",
+                    export->name);
     return 0;
 }
 

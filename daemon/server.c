@@ -5,6 +5,8 @@
 #include "server.h"
 
 #include <errno.h>
+#include <grp.h>
+#include <pwd.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -156,6 +158,50 @@ static void announce(const struct server *server)
              registry_size(server->registry));
 }
 
+/* By name or number. */
+static const struct passwd *find_user(const char *text)
+{
+    const struct passwd *user = getpwnam(text);
+    guint64 number;
+
+    if (user == NULL && g_ascii_string_to_unsigned(text, 10, 0, UINT32_MAX, &number, NULL))
+        user = getpwuid((uid_t)number);
+    return user;
+}
+
+static const struct group *find_group(const char *text)
+{
+    const struct group *group = getgrnam(text);
+    guint64 number;
+
+    if (group == NULL && g_ascii_string_to_unsigned(text, 10, 0, UINT32_MAX, &number, NULL))
+        group = getgrgid((gid_t)number);
+    return group;
+}
+
+/* Ports, sockets and files are open: what remains needs no privileges. */
+static int drop_privileges(const struct config *config, struct nbd_failure *why)
+{
+    const struct passwd *user = NULL;
+    const struct group *group = NULL;
+
+    if (config->user[0] != '\0' && (user = find_user(config->user)) == NULL)
+        return nbd_fail(why, ENOENT, "there is no user \"%s\"", config->user);
+    if (config->group[0] != '\0' && (group = find_group(config->group)) == NULL)
+        return nbd_fail(why, ENOENT, "there is no group \"%s\"", config->group);
+    if (user != NULL && initgroups(user->pw_name, user->pw_gid) < 0)
+        return nbd_fail(why, errno, "cannot take the groups of user \"%s\": %s", config->user,
+                        strerror(errno));
+    if ((user != NULL || group != NULL) &&
+        setgid(group != NULL ? group->gr_gid : user->pw_gid) < 0)
+        return nbd_fail(why, errno, "cannot become group \"%s\": %s", config->group,
+                        strerror(errno));
+    if (user != NULL && setuid(user->pw_uid) < 0)
+        return nbd_fail(why, errno, "cannot become user \"%s\": %s", config->user,
+                        strerror(errno));
+    return 0;
+}
+
 int server_start(struct server *server, enum exit_code *ret_exit, struct nbd_failure *why)
 {
     const struct config *config = server->config;
@@ -186,6 +232,8 @@ int server_start(struct server *server, enum exit_code *ret_exit, struct nbd_fai
         return r;
     *ret_exit = EXIT_CONFIG;
     r = instance_write_pid(config->pid_file, why);
+    if (r == 0)
+        r = drop_privileges(config, why);
     if (r == 0)
         announce(server);
     return r;
@@ -218,9 +266,11 @@ static bool has_drained(struct ending *ending)
 {
     const struct server *server = ending->server;
 
-    if (loop_now_ns() > ending->deadline_ns) {
+    if (server->config->drain_timeout_s > 0 && loop_now_ns() > ending->deadline_ns) {
         log_warning("stopping with %u connections that did not end in time",
                     connection_count(server->connections));
+        if (server->jobs != NULL)
+            job_cancel_all(server->jobs);
         return true;
     }
     if (connection_count(server->connections) > 0 ||
@@ -320,6 +370,7 @@ void server_free(struct server *server)
     rpc_server_free(server->rpc);
     control_gate_free(server->gate);
     connection_table_free(server->connections);
+    server->connections = NULL; /* for what the last calls set off */
     worker_pool_settle(server->workers); /* what runs may still use what follows */
     store_free(server->store);
     job_table_free(server->jobs);

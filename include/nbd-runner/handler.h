@@ -222,8 +222,10 @@ struct nbd_handler {
     /* One request, may block; ends in rq->done(). Used when there is no submit(). */
     void (*handle_request)(struct nbd_request *rq);
 
-    /* Loop thread, must not block. Take up from the saved state, or put into it, what the
-     * handler wants to remember about a device (object "handler_data"). Optional. */
+    /* What the handler wants to remember about a device, the object "handler_data" of the
+     * state file. Optional. load_json: worker thread, after cfg_parse(), when there is one.
+     * update_json: loop thread, must not block, after each successful create() or map(); false:
+     * nothing to remember. */
     bool (*load_json)(struct nbd_device *dev, struct json_object *data);
     bool (*update_json)(struct nbd_device *dev, struct json_object *data);
 
