@@ -414,7 +414,7 @@ void client_is_told(struct client *client, uint32_t option, uint32_t type, const
     client_takes_option_reply(client, &reply);
     assert_int_equal(reply.option, option);
     assert_int_equal(reply.type, type);
-    if (text != NULL && strstr(reply.data, text) == NULL)
+    if (text != NULL && memmem(reply.data, reply.length, text, strlen(text)) == NULL)
         fail_msg("\"%s\" is not in the answer \"%s\"", text, reply.data);
     g_free(reply.data);
 }
@@ -518,14 +518,20 @@ struct client *client_on(struct harness *harness, const char *name)
 
 /* ---- Requests ---- */
 
+/* A READ that waits for its reply. */
+struct read {
+    uint64_t offset, length;
+};
+
 size_t client_puts_header(struct client *client, uint8_t *to, uint16_t type, uint16_t flags,
                           uint64_t offset, uint64_t length)
 {
     uint64_t cookie = ++client->last_cookie;
+    struct read read = { offset, length };
 
     if (type == NBD_CMD_READ)
         g_hash_table_insert(client->reads, g_memdup2(&cookie, sizeof(cookie)),
-                            g_memdup2(&length, sizeof(length)));
+                            g_memdup2(&read, sizeof(read)));
     if (client->extended) {
         struct nbd_extended_request request = {
             .magic = htobe32(NBD_EXTENDED_REQUEST_MAGIC), .flags = htobe16(flags),
@@ -572,37 +578,44 @@ uint64_t client_writes(struct client *client, uint16_t flags, uint64_t offset,
 static void take_simple(struct client *client, struct reply *reply)
 {
     struct nbd_simple_reply simple = { 0 };
-    const uint64_t *length;
+    const struct read *read;
 
     client_receives(client, &simple.error, sizeof(simple) - sizeof(simple.magic));
     reply->error = be32toh(simple.error);
     reply->cookie = be64toh(simple.cookie);
-    length = g_hash_table_lookup(client->reads, &reply->cookie);
-    if (length == NULL || reply->error != 0)
+    read = g_hash_table_lookup(client->reads, &reply->cookie);
+    if (read == NULL || reply->error != 0)
         return;
-    reply->length = *length;
+    reply->length = read->length;
     reply->data = g_malloc(reply->length);
     client_receives(client, reply->data, reply->length);
 }
 
-/* The offset of the request that a READ's chunks count from is its first chunk's. */
+/* Chunks of data and holes may come in any order; none may come twice. */
 static void take_read_chunk(struct client *client, struct reply *reply, uint16_t type,
                             uint64_t length)
 {
+    const struct read *read = g_hash_table_lookup(client->reads, &reply->cookie);
     uint64_t offset;
-    uint32_t hole = 0;
+    uint32_t hole;
 
+    assert_non_null(read);
+    if (reply->data == NULL)
+        reply->data = g_malloc(read->length);
     client_receives(client, &offset, sizeof(offset));
-    if (type == NBD_REPLY_TYPE_OFFSET_HOLE)
+    offset = be64toh(offset);
+    length -= sizeof(offset);
+    if (type == NBD_REPLY_TYPE_OFFSET_HOLE) {
+        assert_int_equal(length, sizeof(hole));
         client_receives(client, &hole, sizeof(hole));
-    else
-        hole = 0;
-    length = type == NBD_REPLY_TYPE_OFFSET_HOLE ? be32toh(hole) : length - sizeof(offset);
-    reply->data = g_realloc(reply->data, reply->length + length);
+        length = be32toh(hole);
+    }
+    assert_true(length > 0 && offset >= read->offset &&
+                length <= read->length - (offset - read->offset));
     if (type == NBD_REPLY_TYPE_OFFSET_HOLE)
-        memset(reply->data + reply->length, 0, length);
+        memset(reply->data + offset - read->offset, 0, length);
     else
-        client_receives(client, reply->data + reply->length, length);
+        client_receives(client, reply->data + offset - read->offset, length);
     reply->length += length;
 }
 

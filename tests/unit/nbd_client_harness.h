@@ -63,7 +63,7 @@ struct client {
     int fd;
     bool structured, extended; /* set by the test after it has negotiated them */
     uint64_t last_cookie;
-    GHashTable *reads;         /* cookie -> length of a READ that waits for its reply */
+    GHashTable *reads;         /* cookie -> what a READ that waits for its reply wants */
 };
 
 /* A whole reply, all of its chunks. */
