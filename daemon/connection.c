@@ -26,6 +26,7 @@
 #define TURN_BYTES (1u << 20)    /* inline work, and bytes sent, of one connection per turn */
 #define SMALL_RECEIVE 512        /* between large payloads: the next header, not its payload */
 #define FREE_REQUESTS_MAX 4096
+#define SHUTDOWN_GRACE_US 250000 /* in which clients are told that the server shuts down */
 #define HANDSHAKES_BEYOND 4096   /* connections beyond the limit that are at least told so */
 
 struct connection_table {
@@ -38,6 +39,7 @@ struct connection_table {
     uint8_t *in, *out;               /* scratch buffers, SCRATCH_BYTES each */
     struct connection *dirty;        /* to be looked after at the end of this turn */
     struct event *look_after;
+    struct event *grace;             /* of a shutdown */
     struct request *free_requests;
     unsigned n_free_requests;
     bool draining;
@@ -788,6 +790,7 @@ struct connection_table *connection_table_new(struct server *server,
     table->in = g_malloc(SCRATCH_BYTES);
     table->out = g_malloc(SCRATCH_BYTES);
     table->look_after = event_new(loop_base(server->loop), -1, 0, on_look_after, table);
+    table->grace = evtimer_new(loop_base(server->loop), on_grace_over, table);
     return table;
 }
 
@@ -806,17 +809,32 @@ void connection_table_free(struct connection_table *table)
         g_free(request);
     }
     event_free(table->look_after);
+    event_free(table->grace);
     g_hash_table_destroy(table->by_id);
     g_free(table->in);
     g_free(table->out);
     g_free(table);
 }
 
+static void on_grace_over(evutil_socket_t fd, short what, void *arg)
+{
+    struct connection_table *table = arg;
+
+    (void)fd;
+    (void)what;
+    for (struct connection *conn = table->first; conn != NULL; conn = conn->next)
+        connection_finish(conn, "the server is shutting down");
+}
+
+/* A kernel that has mapped an export keeps what was not answered and sends it again to our
+ * successor: an error would reach its file system. Every other client is told. */
 void connection_table_drain(struct connection_table *table)
 {
     table->draining = true;
     for (struct connection *conn = table->first; conn != NULL; conn = conn->next)
-        connection_finish(conn, "the server is shutting down");
+        if (conn->mapping != NULL)
+            connection_finish(conn, "the server is shutting down");
+    evtimer_add(table->grace, &(struct timeval){ .tv_usec = SHUTDOWN_GRACE_US });
 }
 
 unsigned connection_count(const struct connection_table *table)

@@ -110,7 +110,8 @@ void connection_table_free(struct connection_table *table);
 /* The callback for listener_set_new(); arg is the table. */
 void connection_accept(void *table, int fd, const struct sockaddr *peer);
 
-/* Begin to end them all: no new handshakes; each is closed when its requests are answered. */
+/* Begin to end them all (server->stopping is set): nobody is let in, what is in flight is
+ * answered, what comes is refused with ESHUTDOWN for a moment, then each is closed. */
 void connection_table_drain(struct connection_table *table);
 unsigned connection_count(const struct connection_table *table);
 unsigned connection_in_flight(const struct connection_table *table); /* requests, of all */

@@ -559,6 +559,9 @@ static const struct {
 
 static bool run_option(struct connection *conn, const struct option *opt)
 {
+    if (conn->server->stopping && opt->type != NBD_OPT_ABORT &&
+        opt->type != NBD_OPT_EXPORT_NAME)
+        return refuse(conn, opt->type, NBD_REP_ERR_SHUTDOWN, "the server is shutting down");
     for (size_t i = 0; i < G_N_ELEMENTS(options); i++)
         if (options[i].type == opt->type)
             return options[i].run(conn, opt);
