@@ -779,6 +779,16 @@ void connection_accept(void *arg, int fd, const struct sockaddr *peer)
 
 /* ---- The table ---- */
 
+static void on_grace_over(evutil_socket_t fd, short what, void *arg)
+{
+    struct connection_table *table = arg;
+
+    (void)fd;
+    (void)what;
+    for (struct connection *conn = table->first; conn != NULL; conn = conn->next)
+        connection_finish(conn, "the server is shutting down");
+}
+
 struct connection_table *connection_table_new(struct server *server,
                                               const struct connection_limits *limits)
 {
@@ -814,16 +824,6 @@ void connection_table_free(struct connection_table *table)
     g_free(table->in);
     g_free(table->out);
     g_free(table);
-}
-
-static void on_grace_over(evutil_socket_t fd, short what, void *arg)
-{
-    struct connection_table *table = arg;
-
-    (void)fd;
-    (void)what;
-    for (struct connection *conn = table->first; conn != NULL; conn = conn->next)
-        connection_finish(conn, "the server is shutting down");
 }
 
 /* A kernel that has mapped an export keeps what was not answered and sends it again to our
