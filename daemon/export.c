@@ -399,12 +399,13 @@ static void on_worker(void *arg)
     call->work(call);
 }
 
-/* What the handler wants to remember goes into the state file, with the next save. */
+/* What the handler wants to remember, once it has made or opened the backing store, goes into
+ * the state file with the next save. */
 static void save_handler_data(struct export *export)
 {
     struct json_object *data;
 
-    if (export->handler->update_json == NULL || !export->private->parsed)
+    if (export->handler->update_json == NULL || export->private->removed)
         return;
     data = json_object_new_object();
     if (!export->handler->update_json(&export->dev, data)) {
@@ -423,8 +424,6 @@ static void on_call_end(void *arg)
     struct call *call = arg;
     struct export *export = call->export;
 
-    if (call->result == 0)
-        save_handler_data(export);
     call->end(call); /* still busy: what it sets off waits for the advance() below */
     if (call->saved != NULL)
         json_object_put(call->saved);
@@ -579,6 +578,7 @@ static void end_open(struct call *call)
         x->backstore = OPEN;
         x->close_soon = x->removed;
         take_facts(export, call);
+        save_handler_data(export);
         if (export->state == EXPORT_FAULTED)
             log_info("export \"%s\" is back: its backstore opened", export->name);
         if (export->state == EXPORT_FAULTED)
@@ -695,8 +695,10 @@ static void end_create(struct call *call)
     export_done *done = x->made_done;
 
     x->made_done = NULL;
-    if (call->result == 0)
+    if (call->result == 0) {
         export->state = EXPORT_READY;
+        save_handler_data(export);
+    }
     done(x->store_arg, call->result, &call->why);
 }
 
