@@ -66,6 +66,12 @@ static bool changes_content(uint16_t type)
     return type == NBD_CMD_WRITE || type == NBD_CMD_TRIM || type == NBD_CMD_WRITE_ZEROES;
 }
 
+static bool is_zero(const uint8_t *data, size_t length)
+{
+    return length >= 16 && memcmp(data, (const uint8_t[16]){ 0 }, 16) == 0 &&
+           memcmp(data, data + 16, length - 16) == 0;
+}
+
 static void inline_error(struct connection *conn, const struct command *cmd, uint8_t *to, int r)
 {
     command_report(conn, cmd->type, cmd->offset, cmd->length, r);
@@ -481,6 +487,16 @@ static size_t begin_payload(struct connection *conn, const struct command *cmd,
     return payload->length;
 }
 
+/* A write of nothing but zeroes, where the export wants that detected. */
+static size_t write_zeroes(struct connection *conn, const struct command *cmd)
+{
+    struct request *request = new_request(conn, cmd);
+
+    request->rq.op = NBD_OP_WRITE_ZEROES;
+    serve(conn, request);
+    return cmd->length;
+}
+
 size_t command_write(struct connection *conn, const struct command *cmd,
                      const struct input *payload)
 {
@@ -499,6 +515,8 @@ size_t command_write(struct connection *conn, const struct command *cmd,
         return STOP;
     conn->taken_bytes += cmd->length;
     extents_changed(conn->export);
+    if (conn->export->detect_zeroes && is_zero(payload->data, cmd->length))
+        return write_zeroes(conn, cmd);
     r = request_try_now(conn->export, &rq);
     if (r == 0) {
         inline_success(conn, cmd, to);
@@ -523,6 +541,11 @@ void command_payload_complete(struct connection *conn)
     conn->receiving = NULL;
     conn->taken_bytes += request->length;
     extents_changed(conn->export);
+    if (conn->export->detect_zeroes && is_zero(request->buffer, request->length)) {
+        drop_payload(conn, request);
+        request->rq.op = NBD_OP_WRITE_ZEROES;
+        request->rq.data = NULL;
+    }
     serve(conn, request);
 }
 

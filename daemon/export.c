@@ -20,6 +20,8 @@
 /* How long a backstore stays open after its last user, for the next one to find it ready. */
 #define LINGER_S 3
 
+#define DETECT_ZEROES "detect-zeroes"
+
 enum backstore { CLOSED, OPEN };
 
 /* A user in waiting. */
@@ -136,6 +138,7 @@ static const char *origin_text(const struct export *export)
 
 /* ---- Making and freeing ---- */
 
+/* All of them are remembered; those that are the handler's are what it sees. */
 static void set_opts(struct export *export, GHashTable *opts)
 {
     struct export_private *x = export->private;
@@ -149,14 +152,26 @@ static void set_opts(struct export *export, GHashTable *opts)
     x->opts = g_new0(struct nbd_opt, g_hash_table_size(opts));
     g_hash_table_iter_init(&iter, opts);
     while (g_hash_table_iter_next(&iter, &key, &value)) {
-        struct nbd_opt *opt = &x->opts[n++];
+        char *own_key = g_strdup(key), *own_value = g_strdup(value);
 
-        opt->key = g_strdup(key);
-        opt->value = g_strdup(value);
-        g_hash_table_insert(export->opts, (char *)opt->key, (char *)opt->value);
+        g_hash_table_insert(export->opts, own_key, own_value);
+        if (strcmp(own_key, DETECT_ZEROES) == 0)
+            export->detect_zeroes = strcmp(own_value, "on") == 0;
+        else
+            x->opts[n++] = (struct nbd_opt){ own_key, own_value };
     }
     export->dev.opts = x->opts;
     export->dev.n_opts = n;
+}
+
+static int check_opts(const struct export_spec *spec, struct nbd_failure *why)
+{
+    const char *value = spec->opts != NULL ? g_hash_table_lookup(spec->opts, DETECT_ZEROES)
+                                           : NULL;
+
+    if (value != NULL && strcmp(value, "on") != 0 && strcmp(value, "off") != 0)
+        return nbd_fail(why, EINVAL, DETECT_ZEROES " is on or off, not \"%s\"", value);
+    return 0;
 }
 
 static void on_linger(evutil_socket_t fd, short what, void *arg)
@@ -351,7 +366,7 @@ int registry_add(struct registry *registry, const struct export_spec *spec, bool
     struct export *export;
     int r;
 
-    if ((r = check_target(spec, why)) < 0 || (r = check_name(name, why)) < 0 ||
+    if ((r = check_target(spec, why)) < 0 || (r = check_opts(spec, why)) < 0 || (r = check_name(name, why)) < 0 ||
         (r = check_collision(registry, spec, name, why)) < 0)
         return r;
     if (handler_find(registry->server->handlers, spec->handler) == NULL && !saved) {

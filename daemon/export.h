@@ -34,7 +34,8 @@ struct export_spec {
     const char *description; /* NULL: none */
     const char *handler;
     const char *target;
-    GHashTable *opts;        /* char * -> char *; NULL: none. Copied */
+    GHashTable *opts;        /* char * -> char *; NULL: none. Copied. "detect-zeroes" (on or
+                                off) is the daemon's own, the others are the handler's */
     enum export_origin origin;
     const char *origin_file;
     uint64_t size;           /* 0: what the backing store has */
@@ -63,6 +64,7 @@ struct export {
     struct nbd_failure fault;
     uint64_t size;                     /* bytes; of the backing store once it was open */
     bool prealloc, readonly;
+    bool detect_zeroes;                /* writes of zeroes become WRITE_ZEROES */
     int64_t created_us;                /* since 1970 */
     struct nbd_device dev;             /* what the handler sees */
     uint32_t min_block, pref_block;    /* 1 and 4096 until first opened */
