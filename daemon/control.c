@@ -237,9 +237,15 @@ void control_save(struct server *server)
     store_save(server->store, on_saved, NULL);
 }
 
+void control_kick_export(struct export *export, const char *reason)
+{
+    if (export->server->connections != NULL)
+        connection_kick_export(export->server->connections, export, reason);
+}
+
 void control_forget_export(struct export *export, const char *reason)
 {
-    connection_kick_export(export->server->connections, export, reason);
+    control_kick_export(export, reason);
     while (export->mappings->len > 0)
         mapping_remove(g_ptr_array_index(export->mappings, 0));
     registry_remove(export, NULL, NULL);

@@ -10,7 +10,6 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "connection.h"
 #include "log.h"
 
 #define JOBS_MAX 256        /* that run at the same time */
@@ -65,8 +64,7 @@ static void creation_undo(struct creation *creation, const struct nbd_failure *w
         creation_fail(creation, -why->code, &creation->failure);
         return;
     }
-    connection_kick_export(creation->server->connections, creation->export,
-                           "the export could not be created");
+    control_kick_export(creation->export, "the export could not be created");
     export_delete(creation->export, on_undone, creation);
 }
 
@@ -226,8 +224,11 @@ static void deletion_end(struct deletion *deletion, int result, const struct nbd
         log_info("export \"%s\" is deleted", deletion->export->name);
     else
         log_warning("export \"%s\" is not deleted: %s", deletion->export->name, why->message);
-    if (result == 0 || deletion->unknown)
+    if (result == 0 || deletion->unknown) {
+        /* Again: a client that opened it meanwhile made it known to the store. */
+        store_removed(server->store, deletion->export->id);
         control_forget_export(deletion->export, "the export was deleted");
+    }
     job_end(deletion->job, result, why);
     g_free(deletion);
     if (result < 0) {
@@ -360,7 +361,7 @@ void control_delete(struct rpc_call *call, void *args, void *arg)
              keep_data ? "forgets" : "deletes", export->name, export->handler_name,
              export->target);
     control_reply_job(call, deletion->job); /* the arguments are gone from here on */
-    connection_kick_export(server->connections, export, "the export is being deleted");
+    control_kick_export(export, "the export is being deleted");
     if (keep_data)
         on_deleted(deletion, 0, NULL);
     else

@@ -75,6 +75,9 @@ void control_reply_job(struct rpc_call *call, struct job *job);
 /* Saves without anybody waiting: a failure shows in `status`, and the store tries again. */
 void control_save(struct server *server);
 
+/* Cuts off the export's clients. Also while the daemon is taken down. */
+void control_kick_export(struct export *export, const char *reason);
+
 /* Cuts off its clients, forgets its mappings, hides it. */
 void control_forget_export(struct export *export, const char *reason);
 

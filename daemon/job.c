@@ -263,6 +263,13 @@ void job_end(struct job *job, int result, const struct nbd_failure *why)
     }
 }
 
+void job_cancel_all(struct job_table *table)
+{
+    for (struct job *job = job_next(table, NULL); job != NULL; job = job_next(table, job->id))
+        if (!job_has_ended(job) && job->cancel != NULL)
+            job->cancel(job, job->arg);
+}
+
 /* ---- Waiting ---- */
 
 static void on_wait_timeout(evutil_socket_t fd, short what, void *arg)

@@ -68,6 +68,9 @@ void job_seal(struct job *job, int result, const struct nbd_failure *why);
  * stays valid until control returns to the loop. */
 void job_end(struct job *job, int result, const struct nbd_failure *why);
 
+/* The daemon ends: cancels those that can be canceled. */
+void job_cancel_all(struct job_table *table);
+
 /* For callers: what the job is doing, and whether it has ended. */
 enum job_state job_shown_state(const struct job *job);
 bool job_has_ended(const struct job *job);

@@ -355,6 +355,14 @@ static bool has_requests(const struct server *server)
     return server->connections != NULL && connection_in_flight(server->connections) > 0;
 }
 
+/* Blocking calls and saves end, with what they set off: they may use all that follows. */
+static void settle(struct server *server)
+{
+    while ((server->workers != NULL && worker_pool_is_busy(server->workers)) ||
+           (server->store != NULL && store_is_busy(server->store)))
+        event_base_loop(loop_base(server->loop), EVLOOP_ONCE);
+}
+
 void server_free(struct server *server)
 {
     if (server == NULL)
@@ -371,7 +379,7 @@ void server_free(struct server *server)
     control_gate_free(server->gate);
     connection_table_free(server->connections);
     server->connections = NULL; /* for what the last calls set off */
-    worker_pool_settle(server->workers); /* what runs may still use what follows */
+    settle(server);
     store_free(server->store);
     job_table_free(server->jobs);
     mapping_table_free(server->mappings);

@@ -373,6 +373,11 @@ static void forget_store(void *data, void *user_data)
     waiter->store = NULL;
 }
 
+bool store_is_busy(const struct store *store)
+{
+    return store->running != NULL || store->posted.length > 0 || store->waiting.length > 0;
+}
+
 void store_free(struct store *store)
 {
     if (store == NULL)

@@ -41,6 +41,9 @@ void store_jobs_changed(struct store *store);
  * done() is never called from inside. */
 void store_save(struct store *store, export_done *done, void *arg);
 
+/* Does somebody wait for a save? */
+bool store_is_busy(const struct store *store);
+
 /* *ret_error (ret_error may be NULL): "" or a sentence, the store's own until it changes. */
 enum store_state store_state(const struct store *store, const char **ret_error);
 uint64_t store_generation(const struct store *store);

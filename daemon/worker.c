@@ -58,10 +58,9 @@ struct worker_pool *worker_pool_new(struct loop *loop, unsigned threads)
     return pool;
 }
 
-void worker_pool_settle(struct worker_pool *pool)
+bool worker_pool_is_busy(const struct worker_pool *pool)
 {
-    while (pool != NULL && atomic_load(&pool->unfinished) > 0)
-        event_base_loop(loop_base(pool->loop), EVLOOP_ONCE);
+    return atomic_load(&pool->unfinished) > 0;
 }
 
 void worker_pool_free(struct worker_pool *pool)

@@ -13,9 +13,8 @@ struct worker_pool;
  * they are needed and have all signals blocked. */
 struct worker_pool *worker_pool_new(struct loop *loop, unsigned threads);
 
-/* At the end, when the loop no longer runs: until every call and its done() have run, and
- * those that they started. */
-void worker_pool_settle(struct worker_pool *pool);
+/* Any call that waits or runs, or whose done() has not run? */
+bool worker_pool_is_busy(const struct worker_pool *pool);
 
 /* Waits for what is running or queued; their done() calls have been posted to the loop. */
 void worker_pool_free(struct worker_pool *pool);

@@ -835,6 +835,37 @@ static void a_caller_that_leaves_during_premap_leaves_no_mapping(void **state)
     assert_int_equal(mapping_count(f->server->mappings), 0);
 }
 
+static void the_daemon_may_end_during_premap(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *hold = g_strconcat(f->dir, "/hold", NULL);
+
+    begin_slow_premap(f, hold);
+    for (int i = 0; i < PATIENCE_MS && mapping_count(f->server->mappings) == 0; i++) {
+        turn(f);
+        g_usleep(1000);
+    }
+    assert_int_equal(g_remove(hold), 0);
+    /* tear_down() ends it, while the export is being opened */
+}
+
+static void the_daemon_may_end_while_jobs_run(void **state)
+{
+    struct fixture *f = *state;
+    nr_job_res job;
+
+    for (int i = 0; i < 8; i++) {
+        g_autofree char *target = g_strdup_printf("disk%d", i);
+
+        job = create(f, create_args("file", target, MIB));
+        assert_int_equal(job.code, NR_OK);
+        FREE(nr_job_res, &job);
+    }
+    job = delete_export(f, store_of("file", "disk9"), "", false, false);
+    assert_int_equal(job.code, NR_OK);
+    FREE(nr_job_res, &job);
+}
+
 static void a_mapping_that_is_removed_by_force_during_premap_is_refused(void **state)
 {
     struct fixture *f = *state;
@@ -1090,6 +1121,8 @@ int main(void)
         TEST(changes_of_mappings_that_cannot_be_saved_are_undone),
         TEST(a_slow_open_holds_nobody_else_up),
         TEST(a_caller_that_leaves_during_premap_leaves_no_mapping),
+        TEST(the_daemon_may_end_during_premap),
+        TEST(the_daemon_may_end_while_jobs_run),
         TEST(a_mapping_that_is_removed_by_force_during_premap_is_refused),
         TEST(lists_are_sorted_filtered_and_paged),
         TEST(hello_and_status_tell_what_runs),

@@ -211,6 +211,27 @@ static void only_sound_jobs_are_restored(void **state)
                             now - DAY_US - 1000000, NULL));
 }
 
+static void on_cancel(struct job *job, void *arg)
+{
+    (void)arg;
+    job_end(job, -ECANCELED, NULL);
+}
+
+static void all_that_can_be_canceled_is(void **state)
+{
+    struct fixture *f = *state;
+    struct job *first = job_start(f->jobs, JOB_CREATE, "disk1", "");
+    struct job *stubborn = job_start(f->jobs, JOB_DELETE, "disk2", "");
+    struct job *last = job_start(f->jobs, JOB_CREATE, "disk3", "");
+
+    first->cancel = last->cancel = on_cancel;
+    job_cancel_all(f->jobs);
+
+    assert_int_equal(first->state, JOB_CANCELED);
+    assert_int_equal(stubborn->state, JOB_RUNNING);
+    assert_int_equal(last->state, JOB_CANCELED);
+}
+
 static void a_table_may_go_while_somebody_waits(void **state)
 {
     struct fixture *f = *state;
@@ -235,6 +256,7 @@ int main(void)
         TEST(a_failure_without_a_sentence_gets_one),
         TEST(finished_jobs_beyond_the_limit_are_forgotten),
         TEST(only_sound_jobs_are_restored),
+        TEST(all_that_can_be_canceled_is),
         TEST(a_table_may_go_while_somebody_waits),
     };
 
