@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -102,6 +103,7 @@ struct request *connection_request_new(struct connection *conn)
     request->rq.data = NULL;
     request->blocks = false;
     request->group = NULL;
+    request->mapped = NULL;
     request->received = request->sent = 0;
     request->data = NULL;
     request->data_length = 0;
@@ -116,6 +118,8 @@ void connection_request_free(struct connection *conn, struct request *request)
 
     if (request->buffer != NULL)
         buffer_free(conn->server->buffers, request->buffer, request->buffer_size);
+    if (request->mapped != NULL)
+        munmap(request->mapped, request->mapped_length);
     if (table->n_free_requests >= FREE_REQUESTS_MAX) {
         g_free(request);
         return;
@@ -500,7 +504,9 @@ static void flush(struct connection *conn)
             event_add(conn->writable, NULL);
             return;
         }
-        if (n < 0 && n != -EINTR)
+        if (n == -EFAULT && conn->replies != NULL && conn->replies->mapped != NULL)
+            transmission_file_failed(conn, conn->replies, -EIO);
+        else if (n < 0 && n != -EINTR)
             connection_close(conn, n == -EPIPE || n == -ECONNRESET ? "the client went away"
                                                                    : strerror((int)-n));
         budget -= MIN(budget, (size_t)MAX(n, 0));

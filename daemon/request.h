@@ -55,6 +55,8 @@ struct request {
     const void *data;
     int file;                 /* -1: memory */
     off_t file_offset;
+    void *mapped;             /* where data of a file is mapped, or NULL */
+    size_t mapped_length;
     size_t data_length;
     uint8_t tail[REPLY_HEAD_MAX]; /* a last chunk that follows the data */
     unsigned tail_length;

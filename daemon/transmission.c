@@ -9,6 +9,7 @@
 #include <endian.h>
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include <glib.h>
 
@@ -355,6 +356,9 @@ void transmission_file_failed(struct connection *conn, struct request *request, 
         return;
     }
     memset(padding, 0, rest);
+    if (request->mapped != NULL)
+        munmap(request->mapped, request->mapped_length);
+    request->mapped = NULL;
     request->file = -1;
     request->buffer = padding;
     request->buffer_size = rest;
