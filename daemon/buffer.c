@@ -30,7 +30,7 @@ struct buffer_class {
 
 struct buffer_pool {
     struct buffer_class classes[N_CLASSES];
-    uint64_t used, cached, budget; /* bytes */
+    uint64_t used, kept, cached, budget; /* bytes; kept: lent out beside the budget */
     struct buffer_waiter waiters;  /* head of a ring */
     struct event *trim;
 };
@@ -106,14 +106,12 @@ void buffer_pool_free(struct buffer_pool *pool)
     g_free(pool);
 }
 
-void *buffer_alloc(struct buffer_pool *pool, size_t size, bool urgent)
+/* From the free ones, or a new one; its size is added to *count. */
+static void *lend(struct buffer_pool *pool, unsigned class, uint64_t *count)
 {
-    unsigned class = class_of(size);
     struct buffer_class *c = &pool->classes[class];
     void *buffer = c->free;
 
-    if (pool->used + class_size(class) > pool->budget && pool->used > 0 && !urgent)
-        return NULL;
     if (buffer != NULL) {
         c->free = c->free->next;
         c->n_free--;
@@ -123,8 +121,45 @@ void *buffer_alloc(struct buffer_pool *pool, size_t size, bool urgent)
         buffer = system_alloc(class_size(class));
     }
     if (buffer != NULL)
-        pool->used += class_size(class);
+        *count += class_size(class);
     return buffer;
+}
+
+static void take_back(struct buffer_pool *pool, void *buffer, unsigned class, uint64_t *count)
+{
+    struct buffer_class *c = &pool->classes[class];
+    struct free_buffer *item = buffer;
+
+    *count -= class_size(class);
+    if (pool->cached + class_size(class) > MIN(CACHE_BYTES, pool->budget)) {
+        munmap(buffer, class_size(class));
+        return;
+    }
+    if (pool->cached == 0 && !evtimer_pending(pool->trim, NULL))
+        event_add(pool->trim, &(struct timeval){ .tv_sec = TRIM_SECONDS });
+    item->next = c->free;
+    c->free = item;
+    c->n_free++;
+    pool->cached += class_size(class);
+}
+
+void *buffer_alloc(struct buffer_pool *pool, size_t size, bool urgent)
+{
+    unsigned class = class_of(size);
+
+    if (pool->used + class_size(class) > pool->budget && pool->used > 0 && !urgent)
+        return NULL;
+    return lend(pool, class, &pool->used);
+}
+
+void *buffer_alloc_kept(struct buffer_pool *pool, size_t size)
+{
+    return lend(pool, class_of(size), &pool->kept);
+}
+
+void buffer_free_kept(struct buffer_pool *pool, void *buffer, size_t size)
+{
+    take_back(pool, buffer, class_of(size), &pool->kept);
 }
 
 static void wake_first(struct buffer_pool *pool)
@@ -139,21 +174,7 @@ static void wake_first(struct buffer_pool *pool)
 
 void buffer_free(struct buffer_pool *pool, void *buffer, size_t size)
 {
-    unsigned class = class_of(size);
-    struct buffer_class *c = &pool->classes[class];
-    struct free_buffer *item = buffer;
-
-    pool->used -= class_size(class);
-    if (pool->cached + class_size(class) > MIN(CACHE_BYTES, pool->budget)) {
-        munmap(buffer, class_size(class));
-    } else {
-        if (pool->cached == 0 && !evtimer_pending(pool->trim, NULL))
-            event_add(pool->trim, &(struct timeval){ .tv_sec = TRIM_SECONDS });
-        item->next = c->free;
-        c->free = item;
-        c->n_free++;
-        pool->cached += class_size(class);
-    }
+    take_back(pool, buffer, class_of(size), &pool->used);
     wake_first(pool);
 }
 
@@ -178,7 +199,13 @@ void buffer_wait_cancel(struct buffer_pool *pool, struct buffer_waiter *waiter)
     waiter->next->previous = waiter->previous;
 }
 
+void buffer_wait_give_up(struct buffer_pool *pool, struct buffer_waiter *waiter)
+{
+    buffer_wait_cancel(pool, waiter);
+    wake_first(pool);
+}
+
 uint64_t buffer_pool_used(const struct buffer_pool *pool)
 {
-    return pool->used;
+    return pool->used + pool->kept;
 }

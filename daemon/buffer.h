@@ -32,10 +32,18 @@ void buffer_pool_free(struct buffer_pool *pool); /* all buffers have come back *
 void *buffer_alloc(struct buffer_pool *pool, size_t size, bool urgent);
 void buffer_free(struct buffer_pool *pool, void *buffer, size_t size);
 
+/* The same for what is on its way in or out and has to be kept somewhere. Outside the budget:
+ * if it counted, those who wait for memory could use it up with what they keep meanwhile. */
+void *buffer_alloc_kept(struct buffer_pool *pool, size_t size);
+void buffer_free_kept(struct buffer_pool *pool, void *buffer, size_t size);
+
 /* Wake the waiter when buffers have come back. */
 void buffer_wait(struct buffer_pool *pool, struct buffer_waiter *waiter);
 void buffer_wait_cancel(struct buffer_pool *pool, struct buffer_waiter *waiter);
 
-uint64_t buffer_pool_used(const struct buffer_pool *pool); /* bytes lent out */
+/* Who was woken, or waits, and no longer wants anything lets the next one try. */
+void buffer_wait_give_up(struct buffer_pool *pool, struct buffer_waiter *waiter);
+
+uint64_t buffer_pool_used(const struct buffer_pool *pool); /* bytes lent out, of all kinds */
 
 #endif

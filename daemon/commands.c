@@ -200,9 +200,8 @@ static struct request *new_request(struct connection *conn, const struct command
     return request;
 }
 
-/* The same with a buffer for the payload; NULL: there is no memory now, the connection waits
- * for it. */
-static struct request *new_payload_request(struct connection *conn, const struct command *cmd)
+/* The same with a buffer for the payload; NULL: there is no memory now. */
+static struct request *try_payload_request(struct connection *conn, const struct command *cmd)
 {
     struct buffer_pool *pool = connection_buffers(conn);
     /* Somebody who has nothing could wait for ever behind those who have much. */
@@ -210,15 +209,24 @@ static struct request *new_payload_request(struct connection *conn, const struct
     void *buffer = buffer_alloc(pool, cmd->length, urgent);
     struct request *request;
 
-    if (buffer == NULL) {
-        buffer_wait(pool, &conn->memory);
-        conn->paused = true;
+    if (buffer == NULL)
         return NULL;
-    }
     request = new_request(conn, cmd);
     request->buffer = buffer;
     request->buffer_size = cmd->length;
     request->rq.data = buffer;
+    return request;
+}
+
+/* NULL: the connection waits for memory. */
+static struct request *new_payload_request(struct connection *conn, const struct command *cmd)
+{
+    struct request *request = try_payload_request(conn, cmd);
+
+    if (request == NULL) {
+        buffer_wait(connection_buffers(conn), &conn->memory);
+        conn->paused = true;
+    }
     return request;
 }
 
@@ -435,7 +443,8 @@ static bool split(const struct command *cmd, const struct extent_view *view,
     return at == end && zeroes > 0 && parts->n_data > 0;
 }
 
-/* All data parts need their memory at once: a reply that has begun must go on. */
+/* All data parts need their memory at once: a reply that has begun must go on. Where there is
+ * not enough, one buffer for all of it is waited for: that always fits, some time. */
 static size_t read_parts(struct connection *conn, const struct command *cmd,
                          const struct parts *parts)
 {
@@ -451,11 +460,11 @@ static size_t read_parts(struct connection *conn, const struct command *cmd,
         part.length = parts->part[i].end - part.offset;
         if (parts->part[i].zero)
             continue;
-        requests[n] = new_payload_request(conn, &part);
+        requests[n] = try_payload_request(conn, &part);
         if (requests[n] == NULL) {
             while (n > 0)
                 connection_request_free(conn, requests[--n]);
-            return STOP;
+            return read_data(conn, cmd);
         }
         requests[n++]->request_offset = cmd->offset;
     }

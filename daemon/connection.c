@@ -139,7 +139,7 @@ static uint8_t *kept_data(struct connection *conn)
 static void drop_kept(struct connection *conn)
 {
     if (conn->kept != NULL)
-        buffer_free(conn->server->buffers, conn->kept, conn->kept_size);
+        buffer_free_kept(conn->server->buffers, conn->kept, conn->kept_size);
     conn->kept = NULL;
     conn->kept_length = 0;
 }
@@ -148,7 +148,7 @@ static void drop_kept(struct connection *conn)
 static void keep(struct connection *conn, const uint8_t *data, size_t length)
 {
     if (length > sizeof(conn->part)) {
-        conn->kept = buffer_alloc(conn->server->buffers, length, true);
+        conn->kept = buffer_alloc_kept(conn->server->buffers, length);
         conn->kept_size = length;
         if (conn->kept == NULL) {
             connection_close(conn, "there is no memory for its input");
@@ -192,6 +192,7 @@ void connection_close(struct connection *conn, const char *why)
         return;
     conn->why = why;
     connection_enter(conn, PHASE_CLOSING);
+    buffer_wait_give_up(conn->server->buffers, &conn->memory);
     event_del(conn->readable);
     event_del(conn->writable);
     shutdown(conn->fd, SHUT_RDWR);
@@ -206,6 +207,7 @@ void connection_finish(struct connection *conn, const char *why)
         return;
     conn->why = why;
     connection_enter(conn, PHASE_DRAINING);
+    buffer_wait_give_up(conn->server->buffers, &conn->memory);
     event_del(conn->readable);
     handshake_abandon(conn);
     transmission_abandon(conn);
@@ -227,7 +229,7 @@ static void free_replies(struct connection *conn)
 static void release_out(struct connection *conn)
 {
     if (conn->out_owned)
-        buffer_free(conn->server->buffers, conn->out, SCRATCH_BYTES);
+        buffer_free_kept(conn->server->buffers, conn->out, SCRATCH_BYTES);
     conn->out = NULL;
     conn->out_owned = false;
     conn->out_length = conn->out_sent = 0;
@@ -251,7 +253,6 @@ static void reap(struct connection *conn)
     free_replies(conn);
     release_out(conn);
     drop_kept(conn);
-    buffer_wait_cancel(conn->server->buffers, &conn->memory);
     if (conn->mapping != NULL)
         mapping_disconnected(conn->mapping);
     if (conn->export != NULL) {
@@ -276,7 +277,7 @@ static bool take_out(struct connection *conn)
 {
     conn->out = conn->taking ? conn->table->out : NULL;
     if (conn->out == NULL) {
-        conn->out = buffer_alloc(conn->server->buffers, SCRATCH_BYTES, true);
+        conn->out = buffer_alloc_kept(conn->server->buffers, SCRATCH_BYTES);
         conn->out_owned = conn->out != NULL;
     }
     conn->out_length = conn->out_sent = 0;
@@ -472,7 +473,7 @@ static void settle_out(struct connection *conn)
     if (length == 0) {
         release_out(conn);
     } else if (!conn->out_owned) {
-        own = buffer_alloc(conn->server->buffers, SCRATCH_BYTES, true);
+        own = buffer_alloc_kept(conn->server->buffers, SCRATCH_BYTES);
         if (own == NULL) {
             release_out(conn);
             connection_close(conn, "there is no memory for its replies");
@@ -657,7 +658,8 @@ void connection_resume(struct connection *conn)
     if (conn->phase >= PHASE_DRAINING)
         return;
     conn->paused = false;
-    conn->again = conn->kept_length > 0;
+    /* In its own turn it may have input that is kept at the end of the turn. */
+    conn->again = conn->taking || conn->kept_length > 0;
     if (!conn->taking)
         arm(conn);
 }
