@@ -24,7 +24,7 @@
 #include "log.h"
 #include "nbd_client_harness.h"
 
-#define DEADLINE_S 30 /* generous: the machine may be busy, or valgrind's */
+#define DEADLINE_S 10 /* generous: the machine may be busy, or valgrind's */
 
 /* ---- The daemon ---- */
 
