@@ -335,7 +335,7 @@ static void pop_reply(struct connection *conn)
 /* What one sendmsg() is to send. */
 struct batch {
     struct iovec iov[IOV_MAX_USED];
-    unsigned n;
+    unsigned n, limit;
     size_t bytes;
     bool file_next; /* then data from a file */
 };
@@ -344,7 +344,7 @@ static bool batch_add(struct batch *batch, const void *data, size_t length)
 {
     if (length == 0)
         return true;
-    if (batch->n == IOV_MAX_USED)
+    if (batch->n == batch->limit)
         return false;
     batch->iov[batch->n++] = (struct iovec){ (void *)data, length };
     batch->bytes += length;
@@ -383,6 +383,7 @@ static void make_batch(const struct connection *conn, struct batch *batch)
     const struct request *request = conn->replies;
 
     batch->n = 0;
+    batch->limit = conn->one_by_one ? 1 : IOV_MAX_USED;
     batch->bytes = 0;
     batch->file_next = false;
     /* A reply that has begun goes on before anything else. */
@@ -392,7 +393,7 @@ static void make_batch(const struct connection *conn, struct batch *batch)
         request = request->next;
     }
     batch_add(batch, conn->out + conn->out_sent, conn->out_length - conn->out_sent);
-    while (request != NULL && batch->n < IOV_MAX_USED && batch->bytes < TURN_BYTES) {
+    while (request != NULL && batch->n < batch->limit && batch->bytes < TURN_BYTES) {
         if (!batch_add_reply(batch, request))
             return;
         request = request->next;
@@ -487,6 +488,18 @@ static void settle_out(struct connection *conn)
     }
 }
 
+/* A mapped file has become shorter, but the kernel does not say which piece of a batch it
+ * was: the next attempts are one piece each. */
+static void on_fault(struct connection *conn)
+{
+    if (!conn->one_by_one)
+        conn->one_by_one = true;
+    else if (conn->replies != NULL && conn->replies->mapped != NULL)
+        transmission_file_failed(conn, conn->replies, -EIO);
+    else
+        connection_close(conn, "its output could not be read");
+}
+
 /* Send as much as the socket takes and fairness allows. */
 static void flush(struct connection *conn)
 {
@@ -505,13 +518,14 @@ static void flush(struct connection *conn)
             event_add(conn->writable, NULL);
             return;
         }
-        if (n == -EFAULT && conn->replies != NULL && conn->replies->mapped != NULL)
-            transmission_file_failed(conn, conn->replies, -EIO);
+        if (n == -EFAULT)
+            on_fault(conn);
         else if (n < 0 && n != -EINTR)
             connection_close(conn, n == -EPIPE || n == -ECONNRESET ? "the client went away"
                                                                    : strerror((int)-n));
         budget -= MIN(budget, (size_t)MAX(n, 0));
     }
+    conn->one_by_one = false;
 }
 
 /* ---- Input ---- */
