@@ -8,6 +8,7 @@
 #include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 
 #include "log.h"
@@ -60,8 +61,11 @@ static void host_unwatch(struct nbd_watch *watch)
 
 static struct nbd_watch *host_watch(int fd, void (*ready)(void *arg), void *arg)
 {
-    struct nbd_watch *watch = g_new0(struct nbd_watch, 1);
+    struct nbd_watch *watch;
 
+    if (fcntl(fd, F_GETFD) < 0) /* event_add() would not notice before the next turn */
+        return NULL;
+    watch = g_new0(struct nbd_watch, 1);
     watch->ready = ready;
     watch->arg = arg;
     watch->event = event_new(loop_base(the_loop), fd, EV_READ | EV_PERSIST, on_watched, watch);

@@ -284,9 +284,19 @@ int listener_add_tcp(struct listener_set *set, const char *host, int port,
     return r;
 }
 
-/* Is there a server behind a socket file? Only a refused connection proves that not. */
+static bool is_socket(const char *path)
+{
+    struct stat st;
+
+    return lstat(path, &st) == 0 && S_ISSOCK(st.st_mode);
+}
+
+/* Is there a server behind a socket file? Only a refused connection proves that not. (A file
+ * of another kind refuses, too.) */
 static bool is_stale(const struct sockaddr_un *address)
 {
+    if (!is_socket(address->sun_path))
+        return false;
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     bool refused = fd >= 0 &&
                    connect(fd, (const struct sockaddr *)address, sizeof(*address)) < 0 &&
@@ -318,8 +328,12 @@ int listener_add_unix(struct listener_set *set, const char *path, unsigned mode,
     }
     if (r < 0) {
         close(fd);
-        return nbd_fail(why, -r, "cannot listen on the socket %s: %s%s", path, strerror(-r),
-                        r == -EADDRINUSE ? "; another server answers there" : "");
+        if (r == -EADDRINUSE)
+            return nbd_fail(why, -r, "cannot listen on the socket %s: %s", path,
+                            is_socket(path) ? "another server answers there"
+                                            : "there is a file that is no socket; remove it or "
+                                              "choose another path");
+        return nbd_fail(why, -r, "cannot listen on the socket %s: %s", path, strerror(-r));
     }
     r = chmod(path, mode) < 0 ? -errno : start_listening(set, fd, path);
     if (r < 0) {
