@@ -577,6 +577,11 @@ static void answer(struct waiter *waiter, int result, const struct nbd_failure *
     w.done(w.arg, result, why);
 }
 
+static void start_linger(struct export_private *x)
+{
+    evtimer_add(x->linger, &(struct timeval){ .tv_sec = LINGER_S });
+}
+
 static void answer_all(struct export_private *x, int result, const struct nbd_failure *why)
 {
     /* Those who come while we answer are for the next round. */
@@ -605,6 +610,8 @@ static void end_open(struct call *call)
             export->state = EXPORT_FAULTED;
     }
     answer_all(x, call->result, &call->why);
+    if (x->backstore == OPEN && x->users == 0) /* nobody waits any more */
+        start_linger(x);
 }
 
 static void on_wait_too_long(evutil_socket_t fd, short what, void *arg)
@@ -674,7 +681,7 @@ void export_close(struct export *export)
 
     assert(x->users > 0);
     if (--x->users == 0 && !x->close_soon)
-        evtimer_add(x->linger, &(struct timeval){ .tv_sec = LINGER_S });
+        start_linger(x);
     advance(export);
 }
 
