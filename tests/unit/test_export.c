@@ -1,0 +1,573 @@
+/* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
+ *
+ * Exports: names and collisions, and the life of a backstore. Whether one is open is seen
+ * from the descriptors of this process.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <dirent.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "nbd_client_harness.h"
+
+struct fixture {
+    struct harness *harness;
+    struct registry *registry;
+    char *path; /* of a file for the plain handler */
+};
+
+static int set_up(void **state)
+{
+    struct fixture *f = g_new0(struct fixture, 1);
+
+    f->harness = harness_new(NULL);
+    f->registry = f->harness->server->registry;
+    f->path = harness_path(f->harness, "disk");
+    assert_true(g_file_set_contents(f->path, "0123456789abcdef", 16, NULL));
+    *state = f;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    struct fixture *f = *state;
+
+    harness_free(f->harness);
+    g_free(f->path);
+    g_free(f);
+    return 0;
+}
+
+/* How an asynchronous call ended. */
+struct outcome {
+    bool ended;
+    unsigned times;
+    int result;
+    char message[1024];
+};
+
+static void on_done(void *arg, int result, const struct nbd_failure *why)
+{
+    struct outcome *outcome = arg;
+
+    outcome->ended = true;
+    outcome->times++;
+    outcome->result = result;
+    g_strlcpy(outcome->message, result < 0 ? why->message : "", sizeof(outcome->message));
+}
+
+static void on_event(void *arg)
+{
+    struct outcome *outcome = arg;
+
+    outcome->ended = true;
+    outcome->times++;
+}
+
+static bool has_ended(void *arg)
+{
+    return ((struct outcome *)arg)->ended;
+}
+
+static struct outcome opens(struct fixture *f, struct export *export)
+{
+    struct outcome outcome = { 0 };
+
+    export_open(export, 0, on_done, &outcome);
+    harness_wait(f->harness, has_ended, &outcome);
+    return outcome;
+}
+
+static bool is_open(const char *path)
+{
+    DIR *dir = opendir("/proc/self/fd");
+    struct dirent *entry;
+    bool found = false;
+
+    while ((entry = readdir(dir)) != NULL) {
+        char target[4096];
+        ssize_t n = readlinkat(dirfd(dir), entry->d_name, target, sizeof(target) - 1);
+
+        if (n > 0) {
+            target[n] = '\0';
+            found |= strcmp(target, path) == 0;
+        }
+    }
+    closedir(dir);
+    return found;
+}
+
+static bool is_closed(void *path)
+{
+    return !is_open(path);
+}
+
+static bool is_open_now(void *path)
+{
+    return is_open(path);
+}
+
+static int adds(struct fixture *f, const char *name, const char *handler, const char *target,
+                struct nbd_failure *why)
+{
+    struct export_spec spec = { .name = name, .handler = handler, .target = target,
+                                .origin = EXPORT_BY_RPC };
+    struct export *export = NULL;
+
+    return registry_add(f->registry, &spec, false, &export, why);
+}
+
+/* ---- Names ---- */
+
+static void names_that_cannot_be_are_refused_with_a_sentence(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *longest = g_strnfill(EXPORT_NAME_MAX, 'n');
+    g_autofree char *longer = g_strnfill(EXPORT_NAME_MAX + 1, 'n');
+    const struct { const char *name, *text; } bad[] = {
+        { longer, "255" }, { "a\xff", "UTF-8" }, { "a\nb", "control characters" },
+        { "a\x7f", "control characters" }, { "@map/x", "'@'" }, { "/abs", "'/'" },
+        { " a", "space" }, { "a ", "space" }, { "..", "\"..\"" }, { "a/../b", "\"..\"" },
+        { "../b", "\"..\"" }, { "a/..", "\"..\"" },
+    };
+    struct nbd_failure why;
+
+    for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
+        assert_int_equal(adds(f, bad[i].name, "null", "x", &why), -EINVAL);
+        assert_int_equal(why.code, EINVAL);
+        if (strstr(why.message, bad[i].text) == NULL)
+            fail_msg("\"%s\" is not in: %s", bad[i].text, why.message);
+    }
+    assert_int_equal(adds(f, longest, "null", "x", &why), 0);
+    assert_int_equal(registry_size(f->registry), 1);
+}
+
+static void without_a_name_it_is_the_handler_and_the_target(void **state)
+{
+    struct fixture *f = *state;
+    struct nbd_failure why;
+
+    assert_int_equal(adds(f, NULL, "null", "//srv/disk1", &why), 0);
+    assert_int_equal(adds(f, "", "null", "vol/disk2", &why), 0);
+
+    assert_non_null(registry_find(f->registry, "null/srv/disk1"));
+    assert_non_null(registry_find(f->registry, "null/vol/disk2"));
+}
+
+static void a_target_that_cannot_be_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *longer = g_strnfill(EXPORT_TARGET_MAX + 1, 't');
+    struct nbd_failure why;
+
+    assert_int_equal(adds(f, "a", "null", "", &why), -EINVAL);
+    assert_int_equal(adds(f, "a", "null", longer, &why), -EINVAL);
+    assert_int_equal(adds(f, "a", "null", "\xff", &why), -EINVAL);
+}
+
+static void a_name_or_a_backstore_that_is_taken_says_by_whom(void **state)
+{
+    struct fixture *f = *state;
+    struct nbd_failure why;
+
+    assert_int_equal(adds(f, "disk1", "null", "x", &why), 0);
+    assert_int_equal(adds(f, "disk1", "null", "y", &why), -EEXIST);
+    assert_non_null(strstr(why.message, "\"disk1\""));
+    assert_non_null(strstr(why.message, "control port"));
+    assert_int_equal(adds(f, "disk2", "null", "x", &why), -EEXIST);
+    assert_non_null(strstr(why.message, "\"disk1\""));
+
+    assert_int_equal(adds(f, "disk2", "mem", "x", &why), 0);
+}
+
+static void a_handler_that_is_missing_is_named(void **state)
+{
+    struct fixture *f = *state;
+    struct export_spec saved = { .name = "old", .handler = "tape", .target = "x",
+                                 .id = "0b2e8c60-7d2f-4b55-8c66-3b1c6f1f2a77" };
+    struct nbd_failure why;
+    struct export *export;
+    struct outcome outcome;
+
+    assert_int_equal(adds(f, "new", "tape", "x", &why), -ENOENT);
+    assert_non_null(strstr(why.message, "\"tape\""));
+    assert_int_equal(registry_add(f->registry, &saved, false, &export, &why), 0);
+    assert_int_equal(export->state, EXPORT_FAULTED);
+    outcome = opens(f, export);
+
+    assert_int_equal(outcome.result, -ENOENT);
+    assert_non_null(strstr(outcome.message, "\"tape\" is not loaded"));
+}
+
+static void exports_are_walked_in_the_order_of_bytes(void **state)
+{
+    static const char *const names[] = { "b", "a/z", "a", "Z", "\xc3\xa4" };
+    static const char *const sorted[] = { "Z", "a", "a/z", "b", "\xc3\xa4" };
+    struct fixture *f = *state;
+    struct export *export = NULL;
+    struct nbd_failure why;
+
+    for (size_t i = 0; i < G_N_ELEMENTS(names); i++)
+        assert_int_equal(adds(f, names[i], "null", names[i], &why), 0);
+    for (size_t i = 0; i < G_N_ELEMENTS(sorted); i++) {
+        export = registry_next(f->registry, export != NULL ? export->name : NULL);
+        assert_non_null(export);
+        assert_string_equal(export->name, sorted[i]);
+    }
+
+    assert_null(registry_next(f->registry, export->name));
+    assert_string_equal(registry_next(f->registry, "aa")->name, "b");
+}
+
+/* ---- Opening and closing ---- */
+
+static void an_export_is_opened_by_its_first_user_and_closed_after_its_last(void **state)
+{
+    struct fixture *f = *state;
+    struct export *export = harness_add_export(f->harness, "disk", "plain", f->path, NULL, false);
+
+    assert_false(is_open(f->path));
+    assert_int_equal(opens(f, export).result, 0);
+    assert_true(is_open(f->path));
+    assert_int_equal(export->size, 16);
+    assert_int_equal(opens(f, export).result, 0);
+    export_close(export);
+    harness_settle(f->harness);
+    assert_true(is_open(f->path));
+    export_close(export);
+    harness_settle(f->harness);
+    assert_true(is_open(f->path)); /* it lingers for the next one */
+    harness_wait(f->harness, is_closed, f->path);
+
+    assert_int_equal(opens(f, export).result, 0);
+    assert_true(is_open(f->path));
+    export_close(export);
+}
+
+static void close_now_does_not_linger_but_waits_for_users(void **state)
+{
+    struct fixture *f = *state;
+    struct export *export = harness_add_export(f->harness, "disk", "plain", f->path, NULL, false);
+    struct outcome closed = { 0 };
+
+    assert_int_equal(opens(f, export).result, 0);
+    export_close_now(export, on_event, &closed);
+    harness_settle(f->harness);
+    assert_false(closed.ended);
+    assert_true(is_open(f->path));
+    export_close(export);
+    harness_wait(f->harness, has_ended, &closed);
+    assert_false(is_open(f->path));
+
+    closed = (struct outcome){ 0 };
+    export_close_now(export, on_event, &closed);
+    assert_true(closed.ended);
+}
+
+static void a_user_that_comes_while_it_closes_gets_it_open_again(void **state)
+{
+    struct fixture *f = *state;
+    struct export *export = harness_add_export(f->harness, "disk", "plain", f->path, NULL, false);
+    struct outcome closed = { 0 };
+
+    assert_int_equal(opens(f, export).result, 0);
+    export_close(export);
+    export_close_now(export, on_event, &closed);
+
+    assert_int_equal(opens(f, export).result, 0);
+    assert_true(is_open(f->path));
+    export_close(export);
+}
+
+static void all_who_wait_for_an_open_are_told(void **state)
+{
+    struct fixture *f = *state;
+    struct export *export = harness_add_export(f->harness, "slow", "fault", "x",
+                                               "size=1M open_delay_ms=10", false);
+    struct outcome outcomes[5] = { { 0 } };
+
+    for (size_t i = 0; i < 5; i++)
+        export_open(export, 0, on_done, &outcomes[i]);
+    for (size_t i = 0; i < 5; i++) {
+        assert_false(outcomes[i].ended);
+    }
+    harness_wait(f->harness, has_ended, &outcomes[4]);
+
+    for (size_t i = 0; i < 5; i++) {
+        assert_int_equal(outcomes[i].result, 0);
+        assert_int_equal(outcomes[i].times, 1);
+        export_close(export);
+    }
+}
+
+static void an_open_that_fails_says_why_and_may_succeed_later(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *missing = harness_path(f->harness, "missing");
+    struct export *export = harness_add_export(f->harness, "disk", "plain", missing, NULL, false);
+    struct outcome outcome = opens(f, export);
+
+    assert_int_equal(outcome.result, -ENOENT);
+    assert_non_null(strstr(outcome.message, missing));
+    assert_int_equal(export->state, EXPORT_FAULTED);
+    assert_int_equal(harness_count_in_log(f->harness, "cannot be opened"), 1);
+    assert_true(g_file_set_contents(missing, "x", 1, NULL));
+    assert_int_equal(opens(f, export).result, 0);
+
+    assert_int_equal(export->state, EXPORT_READY);
+    assert_int_equal(harness_count_in_log(f->harness, "is back"), 1);
+    export_close(export);
+}
+
+static void who_waits_too_long_is_told_and_the_late_open_is_kept_for_a_while(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *hold = harness_path(f->harness, "hold");
+    g_autofree char *opts = g_strdup_printf("size=1M open_hold=%s", hold);
+    struct export *export;
+    struct outcome outcome = { 0 }, second = { 0 };
+
+    assert_true(g_file_set_contents(hold, "", 0, NULL));
+    export = harness_add_export(f->harness, "slow", "fault", "x", opts, false);
+    export_open(export, 20, on_done, &outcome);
+    export_open(export, 0, on_done, &second);
+    harness_wait(f->harness, has_ended, &outcome);
+    assert_int_equal(outcome.result, -ETIMEDOUT);
+    assert_non_null(strstr(outcome.message, "did not open in time"));
+    assert_false(second.ended);
+    unlink(hold);
+    harness_wait(f->harness, has_ended, &second);
+
+    assert_int_equal(second.result, 0);
+    assert_int_equal(outcome.times, 1);
+    export_close(export);
+}
+
+/* A FIFO opens for reading when somebody opens it for writing: the handler waits in map(). */
+static void a_late_open_that_nobody_wants_any_more_is_closed_again(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *fifo = harness_path(f->harness, "fifo");
+    struct export *export;
+    struct outcome outcome = { 0 };
+    FILE *writer;
+
+    assert_int_equal(mkfifo(fifo, 0600), 0);
+    export = harness_add_export(f->harness, "fifo", "plain", fifo, NULL, true);
+    export_open(export, 20, on_done, &outcome);
+    harness_wait(f->harness, has_ended, &outcome);
+    assert_int_equal(outcome.result, -ETIMEDOUT);
+    writer = fopen(fifo, "w");
+    fclose(writer);
+    harness_wait(f->harness, is_open_now, fifo);
+    harness_settle(f->harness);
+
+    harness_wait(f->harness, is_closed, fifo);
+}
+
+/* ---- Removing ---- */
+
+static void a_removed_export_is_hidden_at_once_and_gone_after_its_last_user(void **state)
+{
+    struct fixture *f = *state;
+    struct export *export = harness_add_export(f->harness, "disk", "plain", f->path, NULL, false);
+    struct outcome gone = { 0 }, late = { 0 };
+    struct nbd_failure why;
+
+    assert_int_equal(opens(f, export).result, 0);
+    registry_remove(export, on_event, &gone);
+    assert_null(registry_find(f->registry, "disk"));
+    assert_null(registry_find_backstore(f->registry, "plain", f->path));
+    assert_int_equal(adds(f, "disk", "null", "x", &why), 0); /* the name is free */
+    export_open(export, 0, on_done, &late);
+    assert_int_equal(late.result, -EBUSY);
+    harness_settle(f->harness);
+    assert_false(gone.ended);
+    export_close(export);
+    harness_wait(f->harness, has_ended, &gone);
+
+    assert_false(is_open(f->path));
+    assert_int_equal(gone.times, 1);
+}
+
+static void an_export_that_was_never_opened_is_gone_at_once(void **state)
+{
+    struct fixture *f = *state;
+    struct export *export = harness_add_export(f->harness, "disk", "plain", f->path, NULL, false);
+    struct outcome gone = { 0 };
+
+    registry_remove(export, on_event, &gone);
+
+    assert_true(gone.ended);
+    assert_int_equal(registry_size(f->registry), 0);
+}
+
+static void who_waits_for_an_export_that_is_removed_is_told(void **state)
+{
+    struct fixture *f = *state;
+    struct export *slow = harness_add_export(f->harness, "slow", "fault", "x",
+                                             "size=1M open_delay_ms=20", false);
+    struct outcome outcome = { 0 }, gone = { 0 };
+
+    export_open(slow, 0, on_done, &outcome);
+    registry_remove(slow, on_event, &gone);
+    harness_wait(f->harness, has_ended, &outcome);
+    if (outcome.result == 0)
+        export_close(slow);
+    harness_wait(f->harness, has_ended, &gone);
+
+    assert_int_equal(outcome.times, 1);
+}
+
+static void a_removed_export_serves_its_clients_until_they_leave(void **state)
+{
+    struct fixture *f = *state;
+    struct export *export = harness_add_export(f->harness, "disk", "plain", f->path, NULL, false);
+    struct client *client = client_on(f->harness, "disk");
+    struct outcome gone = { 0 };
+
+    registry_remove(export, on_event, &gone);
+    client_reads_back(client, 0, "0123456789abcdef", 16);
+    assert_false(gone.ended);
+    client_leave(client);
+
+    harness_wait(f->harness, has_ended, &gone);
+}
+
+/* ---- Creating and deleting ---- */
+
+static struct export *creating(struct fixture *f, const char *handler, const char *target,
+                               uint64_t size)
+{
+    struct export_spec spec = { .name = "new", .handler = handler, .target = target,
+                                .size = size, .origin = EXPORT_BY_RPC };
+    struct export *export;
+    struct nbd_failure why;
+
+    assert_int_equal(registry_add(f->registry, &spec, true, &export, &why), 0);
+    assert_int_equal(export->state, EXPORT_CREATING);
+    return export;
+}
+
+static void an_export_is_ready_when_its_store_was_created(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *path = harness_path(f->harness, "new");
+    struct export *export = creating(f, "plain", path, 4096);
+    struct outcome outcome = { 0 }, early = { 0 };
+
+    export_create(export, on_done, &outcome);
+    export_open(export, 0, on_done, &early);
+    assert_int_equal(early.result, -EBUSY);
+    assert_non_null(strstr(early.message, "being created"));
+    harness_wait(f->harness, has_ended, &outcome);
+    assert_int_equal(outcome.result, 0);
+    assert_int_equal(export->state, EXPORT_READY);
+    assert_int_equal(opens(f, export).result, 0);
+
+    assert_int_equal(export->size, 4096);
+    export_close(export);
+}
+
+static void a_create_that_fails_says_why(void **state)
+{
+    struct fixture *f = *state;
+    struct export *export = creating(f, "plain", f->path, 4096); /* it is there already */
+    struct outcome outcome = { 0 }, gone = { 0 };
+
+    export_create(export, on_done, &outcome);
+    harness_wait(f->harness, has_ended, &outcome);
+    assert_int_equal(outcome.result, -EEXIST);
+    assert_non_null(strstr(outcome.message, f->path));
+    assert_int_equal(export->state, EXPORT_CREATING);
+    registry_remove(export, on_event, &gone);
+    harness_wait(f->harness, has_ended, &gone);
+
+    assert_int_equal(registry_size(f->registry), 0);
+}
+
+static void delete_closes_first_and_then_removes_the_store(void **state)
+{
+    struct fixture *f = *state;
+    struct export *export = harness_add_export(f->harness, "disk", "plain", f->path, NULL, false);
+    struct outcome deleted = { 0 }, again = { 0 };
+
+    assert_int_equal(opens(f, export).result, 0);
+    export_close(export);
+    export_delete(export, on_done, &deleted);
+    export_delete(export, on_done, &again);
+    assert_int_equal(again.result, -EBUSY);
+    harness_wait(f->harness, has_ended, &deleted);
+
+    assert_int_equal(deleted.result, 0);
+    assert_false(is_open(f->path));
+    assert_int_equal(access(f->path, F_OK), -1);
+}
+
+static void a_store_that_is_gone_already_counts_as_deleted(void **state)
+{
+    struct fixture *f = *state;
+    struct export *export = harness_add_export(f->harness, "disk", "plain", f->path, NULL, false);
+    struct outcome deleted = { 0 };
+
+    unlink(f->path);
+    export_delete(export, on_done, &deleted);
+    harness_wait(f->harness, has_ended, &deleted);
+
+    assert_int_equal(deleted.result, 0);
+}
+
+static void a_user_that_comes_during_a_delete_does_not_stop_it(void **state)
+{
+    struct fixture *f = *state;
+    struct export *export = harness_add_export(f->harness, "disk", "plain", f->path, NULL, false);
+    struct outcome deleted = { 0 }, late = { 0 };
+
+    assert_int_equal(opens(f, export).result, 0);
+    export_close(export);
+    export_delete(export, on_done, &deleted);
+    export_open(export, 0, on_done, &late);
+    harness_wait(f->harness, has_ended, &deleted);
+    harness_wait(f->harness, has_ended, &late);
+
+    assert_int_equal(deleted.result, 0);
+    assert_int_equal(late.result, -ENOENT);
+}
+
+int main(void)
+{
+#define A_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+    const struct CMUnitTest tests[] = {
+        A_TEST(names_that_cannot_be_are_refused_with_a_sentence),
+        A_TEST(without_a_name_it_is_the_handler_and_the_target),
+        A_TEST(a_target_that_cannot_be_is_refused),
+        A_TEST(a_name_or_a_backstore_that_is_taken_says_by_whom),
+        A_TEST(a_handler_that_is_missing_is_named),
+        A_TEST(exports_are_walked_in_the_order_of_bytes),
+        A_TEST(an_export_is_opened_by_its_first_user_and_closed_after_its_last),
+        A_TEST(close_now_does_not_linger_but_waits_for_users),
+        A_TEST(a_user_that_comes_while_it_closes_gets_it_open_again),
+        A_TEST(all_who_wait_for_an_open_are_told),
+        A_TEST(an_open_that_fails_says_why_and_may_succeed_later),
+        A_TEST(who_waits_too_long_is_told_and_the_late_open_is_kept_for_a_while),
+        A_TEST(a_late_open_that_nobody_wants_any_more_is_closed_again),
+        A_TEST(a_removed_export_is_hidden_at_once_and_gone_after_its_last_user),
+        A_TEST(an_export_that_was_never_opened_is_gone_at_once),
+        A_TEST(who_waits_for_an_export_that_is_removed_is_told),
+        A_TEST(a_removed_export_serves_its_clients_until_they_leave),
+        A_TEST(an_export_is_ready_when_its_store_was_created),
+        A_TEST(a_create_that_fails_says_why),
+        A_TEST(delete_closes_first_and_then_removes_the_store),
+        A_TEST(a_store_that_is_gone_already_counts_as_deleted),
+        A_TEST(a_user_that_comes_during_a_delete_does_not_stop_it),
+    };
+
+    return cmocka_run_group_tests_name("export", tests, NULL, NULL);
+}
