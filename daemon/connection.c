@@ -392,7 +392,8 @@ static void make_batch(const struct connection *conn, struct batch *batch)
             return;
         request = request->next;
     }
-    batch_add(batch, conn->out + conn->out_sent, conn->out_length - conn->out_sent);
+    if (conn->out != NULL)
+        batch_add(batch, conn->out + conn->out_sent, conn->out_length - conn->out_sent);
     while (request != NULL && batch->n < batch->limit && batch->bytes < TURN_BYTES) {
         if (!batch_add_reply(batch, request))
             return;
