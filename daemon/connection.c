@@ -357,7 +357,7 @@ static bool batch_add_piece(struct batch *batch, const void *data, size_t length
     size_t n = MIN(*skip, length);
 
     *skip -= n;
-    return batch_add(batch, (const uint8_t *)data + n, length - n);
+    return n == length || batch_add(batch, (const uint8_t *)data + n, length - n);
 }
 
 /* All of a reply that is not sent yet; false: no further reply may follow in this batch. */
