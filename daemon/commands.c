@@ -182,6 +182,12 @@ static void on_completed(struct request *request, int result)
     connection_queue_reply(conn, request);
 }
 
+/* What the handler gets: a flush has no range, whatever its header says. */
+static uint64_t handler_offset(const struct command *cmd)
+{
+    return cmd->type == NBD_CMD_FLUSH ? 0 : cmd->offset;
+}
+
 static struct request *new_request(struct connection *conn, const struct command *cmd)
 {
     struct request *request = connection_request_new(conn);
@@ -195,7 +201,7 @@ static struct request *new_request(struct connection *conn, const struct command
     request->rq.dev = &conn->export->dev;
     request->rq.op = cmd->type;
     request->rq.flags = cmd->flags & (NBD_RQ_FUA | NBD_RQ_NO_HOLE | NBD_RQ_FAST_ZERO);
-    request->rq.offset = cmd->offset;
+    request->rq.offset = handler_offset(cmd);
     request->rq.length = cmd->length;
     return request;
 }
@@ -587,7 +593,7 @@ size_t command_simple(struct connection *conn, const struct command *cmd,
                       const struct input *payload)
 {
     struct nbd_request rq = {
-        .dev = &conn->export->dev, .op = cmd->type, .offset = cmd->offset,
+        .dev = &conn->export->dev, .op = cmd->type, .offset = handler_offset(cmd),
         .length = cmd->length,
         .flags = cmd->flags & (NBD_RQ_FUA | NBD_RQ_NO_HOLE | NBD_RQ_FAST_ZERO),
     };

@@ -104,6 +104,7 @@ struct request *connection_request_new(struct connection *conn)
     request->blocks = false;
     request->group = NULL;
     request->mapped = NULL;
+    request->loading = false;
     request->received = request->sent = 0;
     request->data = NULL;
     request->data_length = 0;
@@ -161,7 +162,7 @@ static void keep(struct connection *conn, const uint8_t *data, size_t length)
 
 /* ---- Ending ---- */
 
-static void mark_dirty(struct connection *conn)
+void connection_touch(struct connection *conn)
 {
     struct connection_table *table = conn->table;
 
@@ -198,7 +199,7 @@ void connection_close(struct connection *conn, const char *why)
     shutdown(conn->fd, SHUT_RDWR);
     handshake_abandon(conn);
     transmission_abandon(conn);
-    mark_dirty(conn);
+    connection_touch(conn);
 }
 
 void connection_finish(struct connection *conn, const char *why)
@@ -211,7 +212,7 @@ void connection_finish(struct connection *conn, const char *why)
     event_del(conn->readable);
     handshake_abandon(conn);
     transmission_abandon(conn);
-    mark_dirty(conn);
+    connection_touch(conn);
 }
 
 static void free_replies(struct connection *conn)
@@ -300,7 +301,7 @@ void *connection_reserve(struct connection *conn, size_t size)
 void connection_commit(struct connection *conn, size_t size)
 {
     conn->out_length += size;
-    mark_dirty(conn);
+    connection_touch(conn);
 }
 
 static size_t reply_size(const struct request *request)
@@ -318,7 +319,7 @@ void connection_queue_reply(struct connection *conn, struct request *request)
         conn->replies_tail = &request->next;
         conn->n_replies++;
     }
-    mark_dirty(conn);
+    connection_touch(conn);
 }
 
 static void pop_reply(struct connection *conn)
@@ -448,11 +449,22 @@ static ssize_t send_file(struct connection *conn)
     return n > 0 ? n : 0;
 }
 
+/* Sending piece by piece: does output follow that could go at once? */
+static bool is_part(const struct connection *conn, const struct batch *batch)
+{
+    const struct request *request = conn->replies;
+    size_t left = conn->out_length - conn->out_sent;
+
+    if (!conn->one_by_one || request == NULL)
+        return false;
+    return request->next != NULL || batch->bytes < left + reply_size(request) - request->sent;
+}
+
 static ssize_t send_batch(struct connection *conn, const struct batch *batch)
 {
     struct msghdr message = { .msg_iov = (struct iovec *)batch->iov, .msg_iovlen = batch->n };
-    ssize_t n = sendmsg(conn->fd, &message,
-                        MSG_NOSIGNAL | MSG_DONTWAIT | (batch->file_next ? MSG_MORE : 0));
+    int more = batch->file_next || is_part(conn, batch) ? MSG_MORE : 0;
+    ssize_t n = sendmsg(conn->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT | more);
 
     if (n < 0)
         return -errno;
@@ -501,6 +513,26 @@ static void on_fault(struct connection *conn)
         connection_close(conn, "its output could not be read");
 }
 
+/* Go on when the socket takes more. By then what the next reply refers to may have left the
+ * page cache: it is looked at again, piece by piece. */
+static void wait_writable(struct connection *conn)
+{
+    conn->one_by_one = true;
+    event_add(conn->writable, NULL);
+}
+
+/* Must the next reply wait until its data has been read from storage? */
+static bool is_loading(struct connection *conn)
+{
+    struct request *request = conn->replies;
+
+    if (!conn->one_by_one || request == NULL || (request->file < 0 && request->mapped == NULL))
+        return request != NULL && request->loading;
+    if (!request->loading && !transmission_is_cached(conn, request))
+        transmission_load(conn, request);
+    return request->loading;
+}
+
 /* Send as much as the socket takes and fairness allows. */
 static void flush(struct connection *conn)
 {
@@ -508,15 +540,15 @@ static void flush(struct connection *conn)
     struct batch batch;
     ssize_t n;
 
-    while (has_output(conn) && conn->phase != PHASE_CLOSING) {
+    while (has_output(conn) && conn->phase != PHASE_CLOSING && !is_loading(conn)) {
         if (budget == 0) {
-            event_add(conn->writable, NULL); /* the others go first */
+            wait_writable(conn); /* the others go first */
             return;
         }
         make_batch(conn, &batch);
         n = batch.n > 0 ? send_batch(conn, &batch) : send_file(conn);
         if (n == -EAGAIN) {
-            event_add(conn->writable, NULL);
+            wait_writable(conn);
             return;
         }
         if (n == -EFAULT)
@@ -526,7 +558,8 @@ static void flush(struct connection *conn)
                                                                    : strerror((int)-n));
         budget -= MIN(budget, (size_t)MAX(n, 0));
     }
-    conn->one_by_one = false;
+    if (!has_output(conn))
+        conn->one_by_one = false;
 }
 
 /* ---- Input ---- */
@@ -695,7 +728,7 @@ static void look_after(struct connection *conn)
         connection_close(conn, conn->why);
     if (conn->phase == PHASE_CLOSING) {
         if (conn->in_flight == 0)
-            mark_dirty(conn); /* reaped from the list, where nothing is on the stack */
+            connection_touch(conn); /* reaped from the list, where nothing is on the stack */
         return;
     }
     if (conn->phase == PHASE_DRAINING)
@@ -730,9 +763,14 @@ static void on_look_after(evutil_socket_t fd, short what, void *arg)
 
 static void on_deadline(evutil_socket_t fd, short what, void *arg)
 {
+    struct connection *conn = arg;
+
     (void)fd;
     (void)what;
-    connection_close(arg, "it did not finish the handshake in time");
+    if (conn->phase == PHASE_OPENING) /* it waits for us, and that has a limit of its own */
+        evtimer_add(conn->deadline, &(struct timeval){ .tv_sec = 1 });
+    else
+        connection_close(conn, "it did not finish the handshake in time");
 }
 
 static void on_memory(void *arg)

@@ -154,6 +154,9 @@ void connection_finish(struct connection *conn, const char *why);
 
 void connection_enter(struct connection *conn, enum phase phase);
 
+/* Look after it at the end of this turn of the loop: send what can be sent. */
+void connection_touch(struct connection *conn);
+
 /* Take input again, after a pause, an opening or a completion. */
 void connection_resume(struct connection *conn);
 

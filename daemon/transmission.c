@@ -305,7 +305,7 @@ static size_t receive_command(struct connection *conn, struct command *cmd,
     if (rule->ranged && cmd->length == 0)
         return reply_nothing(conn, cmd);
     if (!rule->ranged)
-        cmd->offset = cmd->length = 0;
+        cmd->length = 0; /* the offset comes back in an extended reply */
     conn->large_writes = false;
     taken = rule->run(conn, cmd, &payload);
     return taken == COMMAND_STOP ? 0 : cmd->header + taken;
@@ -343,9 +343,31 @@ size_t transmission_receive(struct connection *conn, const struct input *input)
 
 /* ---- When something goes wrong later ---- */
 
+/* Bytes of the data of a reply that have left already. */
+static size_t sent_data(const struct request *request)
+{
+    size_t n = request->sent > request->head_length ? request->sent - request->head_length : 0;
+
+    return MIN(n, request->data_length);
+}
+
+/* The rest of the data comes from this buffer instead, which the request then owns. */
+static void take_rest(struct request *request, void *buffer)
+{
+    size_t done = sent_data(request);
+
+    if (request->mapped != NULL)
+        munmap(request->mapped, request->mapped_length);
+    request->mapped = NULL;
+    request->file = -1;
+    request->buffer = buffer;
+    request->buffer_size = request->data_length - done;
+    request->data = (uint8_t *)buffer - done;
+}
+
 void transmission_file_failed(struct connection *conn, struct request *request, int error)
 {
-    size_t rest = request->head_length + request->data_length - request->sent;
+    size_t rest = request->data_length - sent_data(request);
     void *padding;
 
     command_report(conn, request->type, request->offset, request->length, error);
@@ -356,18 +378,55 @@ void transmission_file_failed(struct connection *conn, struct request *request, 
         return;
     }
     memset(padding, 0, rest);
-    if (request->mapped != NULL)
-        munmap(request->mapped, request->mapped_length);
-    request->mapped = NULL;
-    request->file = -1;
-    request->buffer = padding;
-    request->buffer_size = rest;
-    /* What was sent of the data is gone; the padding stands for the rest of it. */
-    request->data = (uint8_t *)padding - (request->data_length - rest);
+    take_rest(request, padding);
     request->tail_length =
         (unsigned)reply_put_error(conn, request->tail, request->cookie,
                                   request->request_offset,
                                   reply_wire_error(error, request->type), "");
+}
+
+bool transmission_is_cached(const struct connection *conn, const struct request *request)
+{
+    uint64_t done = sent_data(request);
+
+    return done == request->data_length ||
+           conn->export->handler->sendfile_fd(&conn->export->dev, request->offset + done,
+                                              request->length - done) >= 0;
+}
+
+static void on_loaded(struct request *request, int result)
+{
+    struct connection *conn = request->conn;
+
+    conn->in_flight--;
+    request->loading = false;
+    if (result == 0) {
+        take_rest(request, request->rq.data);
+    } else {
+        buffer_free(connection_buffers(conn), request->rq.data,
+                    request->data_length - sent_data(request));
+        transmission_file_failed(conn, request, result);
+    }
+    connection_touch(conn);
+}
+
+void transmission_load(struct connection *conn, struct request *request)
+{
+    uint64_t done = sent_data(request);
+
+    request->rq.offset = request->offset + done;
+    request->rq.length = request->length - done;
+    request->rq.flags = 0;
+    request->rq.data = buffer_alloc(connection_buffers(conn), request->rq.length, true);
+    if (request->rq.data == NULL) {
+        transmission_file_failed(conn, request, -ENOMEM);
+        return;
+    }
+    request->loading = true;
+    request->completed = on_loaded;
+    conn->in_flight++;
+    request_submit(request);
+    request_submit_batch(conn->export);
 }
 
 void transmission_abandon(struct connection *conn)
