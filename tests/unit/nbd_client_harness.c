@@ -262,7 +262,8 @@ struct client *client_connect(struct harness *harness)
     struct sockaddr peer = { .sa_family = AF_UNIX };
     int fds[2];
 
-    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds),
+                     0);
     client->harness = harness;
     client->fd = fds[0];
     client->reads = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, g_free);
@@ -557,7 +558,8 @@ uint64_t client_requests(struct client *client, uint16_t type, uint16_t flags, u
 {
     uint8_t header[sizeof(struct nbd_extended_request)];
 
-    client_sends(client, header, client_puts_header(client, header, type, flags, offset, length));
+    client_sends(client, header,
+                 client_puts_header(client, header, type, flags, offset, length));
     return client->last_cookie;
 }
 

@@ -74,7 +74,8 @@ static bool has_request_in_flight(void *harness)
 
 static void a_cached_file_is_read_right_at_every_size(void **state)
 {
-    static const size_t lengths[] = { 4096, 16383, 16384, 16385, 65536, 100001, 1000000, 4 * MIB };
+    static const size_t lengths[] = { 4096, 16383, 16384, 16385, 65536, 100001, 1000000,
+                                      4 * MIB };
     struct harness *harness = *state;
     g_autofree uint8_t *expected = g_malloc(5 * MIB);
     struct client *client;
@@ -168,8 +169,9 @@ static void sends_many_reads(struct client *client, unsigned n, size_t length)
     uint8_t header[32];
 
     for (unsigned i = 0; i < n; i++)
-        g_byte_array_append(all, header, (guint)client_puts_header(client, header, NBD_CMD_READ,
-                                                                   0, i, length));
+        g_byte_array_append(all, header,
+                            (guint)client_puts_header(client, header, NBD_CMD_READ, 0, i,
+                                                      length));
     client_sends(client, all->data, all->len);
     g_byte_array_free(all, TRUE);
     harness_settle(client->harness);
@@ -243,8 +245,8 @@ static void large_writes_of_many_clients_fit_into_a_small_budget(void **state)
     for (bool more = true; more;) {
         more = false;
         for (int i = 0; i < CLIENTS; i++) {
-            ssize_t n = sent[i] == WRITE ? 0 : send(clients[i]->fd, data + sent[i],
-                                                    MIN(WRITE - sent[i], 100000), MSG_NOSIGNAL);
+            size_t piece = MIN(WRITE - sent[i], 100000);
+            ssize_t n = send(clients[i]->fd, data + sent[i], piece, MSG_NOSIGNAL);
 
             sent[i] += n > 0 ? (size_t)n : 0;
             more |= sent[i] < WRITE;
@@ -459,7 +461,8 @@ static void an_export_loses_all_its_clients_and_no_others(void **state)
     struct client *first = client_on(harness, "mem"), *second = client_on(harness, "mem");
     struct client *other = client_on(harness, "thread");
 
-    assert_int_equal(connection_kick_export(harness->server->connections, export, "a test"), 2);
+    assert_int_equal(connection_kick_export(harness->server->connections, export, "a test"),
+                     2);
 
     client_is_closed(first);
     client_is_closed(second);

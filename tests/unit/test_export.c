@@ -85,6 +85,11 @@ static struct outcome opens(struct fixture *f, struct export *export)
     return outcome;
 }
 
+static struct export *plain_disk(struct fixture *f, const char *path)
+{
+    return harness_add_export(f->harness, "disk", "plain", path, NULL, false);
+}
+
 static bool is_open(const char *path)
 {
     DIR *dir = opendir("/proc/self/fd");
@@ -231,7 +236,7 @@ static void exports_are_walked_in_the_order_of_bytes(void **state)
 static void an_export_is_opened_by_its_first_user_and_closed_after_its_last(void **state)
 {
     struct fixture *f = *state;
-    struct export *export = harness_add_export(f->harness, "disk", "plain", f->path, NULL, false);
+    struct export *export = plain_disk(f, f->path);
 
     assert_false(is_open(f->path));
     assert_int_equal(opens(f, export).result, 0);
@@ -254,7 +259,7 @@ static void an_export_is_opened_by_its_first_user_and_closed_after_its_last(void
 static void close_now_does_not_linger_but_waits_for_users(void **state)
 {
     struct fixture *f = *state;
-    struct export *export = harness_add_export(f->harness, "disk", "plain", f->path, NULL, false);
+    struct export *export = plain_disk(f, f->path);
     struct outcome closed = { 0 };
 
     assert_int_equal(opens(f, export).result, 0);
@@ -274,7 +279,7 @@ static void close_now_does_not_linger_but_waits_for_users(void **state)
 static void a_user_that_comes_while_it_closes_gets_it_open_again(void **state)
 {
     struct fixture *f = *state;
-    struct export *export = harness_add_export(f->harness, "disk", "plain", f->path, NULL, false);
+    struct export *export = plain_disk(f, f->path);
     struct outcome closed = { 0 };
 
     assert_int_equal(opens(f, export).result, 0);
@@ -311,7 +316,7 @@ static void an_open_that_fails_says_why_and_may_succeed_later(void **state)
 {
     struct fixture *f = *state;
     g_autofree char *missing = harness_path(f->harness, "missing");
-    struct export *export = harness_add_export(f->harness, "disk", "plain", missing, NULL, false);
+    struct export *export = plain_disk(f, missing);
     struct outcome outcome = opens(f, export);
 
     assert_int_equal(outcome.result, -ENOENT);
@@ -377,7 +382,7 @@ static void a_late_open_that_nobody_wants_any_more_is_closed_again(void **state)
 static void a_removed_export_is_hidden_at_once_and_gone_after_its_last_user(void **state)
 {
     struct fixture *f = *state;
-    struct export *export = harness_add_export(f->harness, "disk", "plain", f->path, NULL, false);
+    struct export *export = plain_disk(f, f->path);
     struct outcome gone = { 0 }, late = { 0 };
     struct nbd_failure why;
 
@@ -400,7 +405,7 @@ static void a_removed_export_is_hidden_at_once_and_gone_after_its_last_user(void
 static void an_export_that_was_never_opened_is_gone_at_once(void **state)
 {
     struct fixture *f = *state;
-    struct export *export = harness_add_export(f->harness, "disk", "plain", f->path, NULL, false);
+    struct export *export = plain_disk(f, f->path);
     struct outcome gone = { 0 };
 
     registry_remove(export, on_event, &gone);
@@ -429,7 +434,7 @@ static void who_waits_for_an_export_that_is_removed_is_told(void **state)
 static void a_removed_export_serves_its_clients_until_they_leave(void **state)
 {
     struct fixture *f = *state;
-    struct export *export = harness_add_export(f->harness, "disk", "plain", f->path, NULL, false);
+    struct export *export = plain_disk(f, f->path);
     struct client *client = client_on(f->harness, "disk");
     struct outcome gone = { 0 };
 
@@ -496,7 +501,7 @@ static void a_create_that_fails_says_why(void **state)
 static void delete_closes_first_and_then_removes_the_store(void **state)
 {
     struct fixture *f = *state;
-    struct export *export = harness_add_export(f->harness, "disk", "plain", f->path, NULL, false);
+    struct export *export = plain_disk(f, f->path);
     struct outcome deleted = { 0 }, again = { 0 };
 
     assert_int_equal(opens(f, export).result, 0);
@@ -514,7 +519,7 @@ static void delete_closes_first_and_then_removes_the_store(void **state)
 static void a_store_that_is_gone_already_counts_as_deleted(void **state)
 {
     struct fixture *f = *state;
-    struct export *export = harness_add_export(f->harness, "disk", "plain", f->path, NULL, false);
+    struct export *export = plain_disk(f, f->path);
     struct outcome deleted = { 0 };
 
     unlink(f->path);
@@ -527,7 +532,7 @@ static void a_store_that_is_gone_already_counts_as_deleted(void **state)
 static void a_user_that_comes_during_a_delete_does_not_stop_it(void **state)
 {
     struct fixture *f = *state;
-    struct export *export = harness_add_export(f->harness, "disk", "plain", f->path, NULL, false);
+    struct export *export = plain_disk(f, f->path);
     struct outcome deleted = { 0 }, late = { 0 };
 
     assert_int_equal(opens(f, export).result, 0);

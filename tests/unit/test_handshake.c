@@ -345,7 +345,12 @@ static void the_empty_name_is_the_only_export_there_is(void **state)
 static void names_that_cannot_be_are_refused_and_negotiation_goes_on(void **state)
 {
     g_autofree char *longest = g_strnfill(4096, 'n'), *longer = g_strnfill(4097, 'n');
-    const struct { const char *name; size_t length; uint32_t type; const char *text; } bad[] = {
+    const struct {
+        const char *name;
+        size_t length;
+        uint32_t type;
+        const char *text;
+    } bad[] = {
         { "disk2", 5, NBD_REP_ERR_UNKNOWN, "\"disk2\"" },
         { "disk", 4, NBD_REP_ERR_UNKNOWN, "\"disk\"" },
         { "DISK1", 5, NBD_REP_ERR_UNKNOWN, NULL },
@@ -597,6 +602,235 @@ static void the_number_of_options_is_limited(void **state)
     client_is_closed(client);
 }
 
+/* ---- Structured replies, extended headers, metadata contexts ---- */
+
+/* The data of LIST_ and SET_META_CONTEXT; the queries end with NULL. */
+static GByteArray *context_query(const char *export, ...)
+{
+    GByteArray *data = g_byte_array_new();
+    uint32_t wire = htobe32((uint32_t)strlen(export)), n = 0;
+    va_list args;
+    const char *query;
+    guint count_at;
+
+    g_byte_array_append(data, (uint8_t *)&wire, 4);
+    g_byte_array_append(data, (const uint8_t *)export, (guint)strlen(export));
+    count_at = data->len;
+    g_byte_array_append(data, (uint8_t *)&n, 4);
+    va_start(args, export);
+    while ((query = va_arg(args, const char *)) != NULL) {
+        wire = htobe32((uint32_t)strlen(query));
+        g_byte_array_append(data, (uint8_t *)&wire, 4);
+        g_byte_array_append(data, (const uint8_t *)query, (guint)strlen(query));
+        n++;
+    }
+    va_end(args);
+    n = htobe32(n);
+    memcpy(data->data + count_at, &n, 4);
+    return data;
+}
+
+/* Takes over `query`. */
+static void asks_contexts(struct client *client, uint32_t option, GByteArray *query)
+{
+    client_sends_option(client, option, query->data, query->len);
+    g_byte_array_free(query, TRUE);
+}
+
+static struct client *structured(struct harness *harness)
+{
+    struct client *client = negotiating(harness);
+
+    client_sends_option(client, NBD_OPT_STRUCTURED_REPLY, "", 0);
+    client_is_told(client, NBD_OPT_STRUCTURED_REPLY, NBD_REP_ACK, NULL);
+    client->structured = true;
+    return client;
+}
+
+static void structured_replies_add_df_to_the_flags(void **state)
+{
+    struct client *client = structured(*state);
+    struct negotiated negotiated;
+
+    client_asks(client, NBD_OPT_GO, "disk1");
+    client_takes_infos(client, NBD_OPT_GO, &negotiated);
+
+    assert_int_equal(negotiated.flags, FLAGS_OF_MEM | NBD_FLAG_SEND_DF);
+    client_is_served(client);
+}
+
+static void options_without_data_are_refused_when_they_have_some(void **state)
+{
+    static const uint32_t options[] = { NBD_OPT_STRUCTURED_REPLY, NBD_OPT_EXTENDED_HEADERS };
+    struct client *client = negotiating(*state);
+
+    for (size_t i = 0; i < G_N_ELEMENTS(options); i++) {
+        client_sends_option(client, options[i], "xy", 2);
+        client_is_told(client, options[i], NBD_REP_ERR_INVALID, NULL);
+    }
+
+    negotiation_goes_on(client); /* with simple replies */
+}
+
+static void replies_may_be_chosen_twice_but_not_downgraded(void **state)
+{
+    struct client *client = structured(*state);
+
+    client_sends_option(client, NBD_OPT_STRUCTURED_REPLY, "", 0);
+    client_is_told(client, NBD_OPT_STRUCTURED_REPLY, NBD_REP_ACK, NULL);
+    client_sends_option(client, NBD_OPT_EXTENDED_HEADERS, "", 0);
+    client_is_told(client, NBD_OPT_EXTENDED_HEADERS, NBD_REP_ACK, NULL);
+    client->extended = true;
+    client_sends_option(client, NBD_OPT_STRUCTURED_REPLY, "", 0);
+    client_is_told(client, NBD_OPT_STRUCTURED_REPLY, NBD_REP_ERR_EXT_HEADER_REQD, NULL);
+
+    negotiation_goes_on(client);
+}
+
+static void export_name_after_extended_headers_ends_the_connection(void **state)
+{
+    struct client *client = negotiating(*state);
+
+    client_sends_option(client, NBD_OPT_EXTENDED_HEADERS, "", 0);
+    client_is_told(client, NBD_OPT_EXTENDED_HEADERS, NBD_REP_ACK, NULL);
+    client_sends_option(client, NBD_OPT_EXPORT_NAME, "disk1", 5);
+
+    client_is_closed(client);
+}
+
+static void contexts_need_structured_replies(void **state)
+{
+    struct client *client = negotiating(*state);
+
+    asks_contexts(client, NBD_OPT_LIST_META_CONTEXT, context_query("disk1", NULL));
+    client_is_told(client, NBD_OPT_LIST_META_CONTEXT, NBD_REP_ERR_INVALID, "STRUCTURED_REPLY");
+    asks_contexts(client, NBD_OPT_SET_META_CONTEXT,
+                  context_query("disk1", "base:allocation", NULL));
+    client_is_told(client, NBD_OPT_SET_META_CONTEXT, NBD_REP_ERR_INVALID, "STRUCTURED_REPLY");
+
+    negotiation_goes_on(client);
+}
+
+static void contexts_are_listed_by_name_by_namespace_and_all(void **state)
+{
+    static const uint32_t list = NBD_OPT_LIST_META_CONTEXT;
+    struct client *client = structured(*state);
+
+    asks_contexts(client, list, context_query("disk1", NULL));
+    client_is_told(client, list, NBD_REP_META_CONTEXT, "base:allocation");
+    client_is_told(client, list, NBD_REP_META_CONTEXT, "qemu:allocation-depth");
+    client_is_told(client, list, NBD_REP_ACK, NULL);
+    asks_contexts(client, list, context_query("disk1", "base:", "base:", NULL));
+    client_is_told(client, list, NBD_REP_META_CONTEXT, "base:allocation");
+    client_is_told(client, list, NBD_REP_ACK, NULL);
+    asks_contexts(client, list, context_query("disk1", "base", "x:", "", ":", "base:x", NULL));
+    client_is_told(client, list, NBD_REP_ACK, NULL);
+    asks_contexts(client, list, context_query("disk2", NULL));
+    client_is_told(client, list, NBD_REP_ERR_UNKNOWN, "\"disk2\"");
+
+    negotiation_goes_on(client);
+}
+
+static void only_whole_names_select_a_context(void **state)
+{
+    static const uint32_t set = NBD_OPT_SET_META_CONTEXT;
+    struct client *client = structured(*state);
+
+    asks_contexts(client, set, context_query("disk1", "base:", NULL));
+    client_is_told(client, set, NBD_REP_ACK, NULL);
+    asks_contexts(client, set, context_query("disk1", "x:y", "base:allocation", NULL));
+    client_is_told(client, set, NBD_REP_META_CONTEXT, "base:allocation");
+    client_is_told(client, set, NBD_REP_ACK, NULL);
+    client_goes(client, "disk1");
+
+    assert_int_equal(client_awaits(client, client_requests(client, NBD_CMD_BLOCK_STATUS, 0, 0,
+                                                           4096)), 0);
+}
+
+static void a_selection_is_replaced_by_the_next_one_even_if_that_fails(void **state)
+{
+    static const uint32_t set = NBD_OPT_SET_META_CONTEXT;
+    struct client *client = structured(*state);
+
+    asks_contexts(client, set, context_query("disk1", "base:allocation", NULL));
+    client_is_told(client, set, NBD_REP_META_CONTEXT, NULL);
+    client_is_told(client, set, NBD_REP_ACK, NULL);
+    asks_contexts(client, set, context_query("disk2", "base:allocation", NULL));
+    client_is_told(client, set, NBD_REP_ERR_UNKNOWN, NULL);
+    client_goes(client, "disk1");
+
+    assert_int_equal(client_awaits(client, client_requests(client, NBD_CMD_BLOCK_STATUS, 0, 0,
+                                                           4096)), NBD_EINVAL);
+}
+
+static void a_selection_holds_only_for_its_export(void **state)
+{
+    static const uint32_t set = NBD_OPT_SET_META_CONTEXT;
+    struct harness *harness = *state;
+    struct client *client = structured(harness);
+
+    harness_add_export(harness, "disk2", "mem", "two", "size=2M", false);
+    asks_contexts(client, set, context_query("disk1", "base:allocation", NULL));
+    client_is_told(client, set, NBD_REP_META_CONTEXT, NULL);
+    client_is_told(client, set, NBD_REP_ACK, NULL);
+    client_goes(client, "disk2");
+
+    assert_int_equal(client_awaits(client, client_requests(client, NBD_CMD_BLOCK_STATUS, 0, 0,
+                                                           4096)), NBD_EINVAL);
+}
+
+static void context_options_with_a_wrong_length_are_refused(void **state)
+{
+    static const struct { const char *data; size_t length; } bad[] = {
+        { "", 0 }, { "\0\0\0\5disk1", 9 }, { "\0\0\0\5disk1\0\0\0", 12 },
+        { "\0\0\0\6disk1\0\0\0\0", 13 }, { "\xff\xff\xff\xff""disk1\0\0\0\0", 13 },
+        { "\0\0\0\5disk1\0\0\0\0x", 14 }, { "\0\0\0\5disk1\0\0\0\1", 13 },
+        { "\0\0\0\5disk1\0\0\0\1\0\0\0", 16 }, { "\0\0\0\5disk1\0\0\0\1\0\0\0\5base", 21 },
+        { "\0\0\0\5disk1\0\0\0\1\xff\xff\xff\xff""base", 21 },
+        { "\0\0\0\5disk1\0\0\0\1\0\0\0\4basex", 22 },
+        { "\0\0\0\5disk1\xff\xff\xff\xff\0\0\0\0", 17 },
+        { "\0\0\0\5d\0sk1\0\0\0\0", 13 },
+    };
+    struct client *client = structured(*state);
+
+    for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
+        uint32_t option = i % 2 == 0 ? NBD_OPT_SET_META_CONTEXT : NBD_OPT_LIST_META_CONTEXT;
+
+        client_sends_option(client, option, bad[i].data, bad[i].length);
+        client_is_told(client, option, NBD_REP_ERR_INVALID, NULL);
+    }
+
+    negotiation_goes_on(client);
+}
+
+/* ---- Mapped devices ---- */
+
+static void a_mapping_is_an_export_name_while_its_lease_runs(void **state)
+{
+    struct harness *harness = *state;
+    struct export *export = registry_find(harness->server->registry, "disk1");
+    struct mapping *mapping =
+        mapping_new(harness->server->mappings, export,
+                    &(struct mapping_spec){ .client = "host-a", .readonly = true });
+    g_autofree char *name = g_strconcat(MAPPING_IO_PREFIX, mapping->cookie, NULL);
+    struct client *first = negotiating(harness), *second = negotiating(harness);
+    struct negotiated negotiated;
+
+    client_asks(first, NBD_OPT_GO, name);
+    client_takes_infos(first, NBD_OPT_GO, &negotiated);
+    assert_true(negotiated.flags & NBD_FLAG_READ_ONLY);
+    assert_int_equal(mapping->connected, 1);
+    assert_int_equal(client_awaits(first, client_writes(first, 0, 0, "x", 1)), NBD_EPERM);
+    mapping_commit(mapping, "/dev/nbd0");
+    client_asks(second, NBD_OPT_GO, name);
+    client_is_told(second, NBD_OPT_GO, NBD_REP_ERR_UNKNOWN, NULL);
+    client_leave(first);
+    harness_settle(harness);
+
+    assert_int_equal(mapping->connected, 0);
+    negotiation_goes_on(second);
+}
+
 /* ---- Ends ---- */
 
 static void a_client_that_leaves_at_any_byte_of_the_handshake_is_forgotten(void **state)
@@ -727,6 +961,17 @@ int main(void)
         A_TEST(an_option_far_too_long_ends_the_connection),
         A_TEST(an_option_without_its_magic_number_ends_the_connection),
         A_TEST(the_number_of_options_is_limited),
+        A_TEST(structured_replies_add_df_to_the_flags),
+        A_TEST(options_without_data_are_refused_when_they_have_some),
+        A_TEST(replies_may_be_chosen_twice_but_not_downgraded),
+        A_TEST(export_name_after_extended_headers_ends_the_connection),
+        A_TEST(contexts_need_structured_replies),
+        A_TEST(contexts_are_listed_by_name_by_namespace_and_all),
+        A_TEST(only_whole_names_select_a_context),
+        A_TEST(a_selection_is_replaced_by_the_next_one_even_if_that_fails),
+        A_TEST(a_selection_holds_only_for_its_export),
+        A_TEST(context_options_with_a_wrong_length_are_refused),
+        A_TEST(a_mapping_is_an_export_name_while_its_lease_runs),
         A_TEST(a_client_that_leaves_at_any_byte_of_the_handshake_is_forgotten),
         A_LIMIT_TEST(who_does_not_finish_the_handshake_in_time_is_closed),
         A_LIMIT_TEST(beyond_the_limit_a_client_is_told_why_it_is_not_served),

@@ -88,7 +88,8 @@ static void the_first_and_the_last_byte_can_be_reached(void **state)
     struct client *client = client_on(*state, "mem");
 
     assert_int_equal(client_awaits(client, client_writes(client, 0, 0, "a", 1)), 0);
-    assert_int_equal(client_awaits(client, client_writes(client, 0, DISK_BYTES - 1, "z", 1)), 0);
+    assert_int_equal(client_awaits(client, client_writes(client, 0, DISK_BYTES - 1, "z", 1)),
+                     0);
 
     client_reads_back(client, 0, "a", 1);
     client_reads_back(client, DISK_BYTES - 1, "z", 1);
@@ -125,8 +126,8 @@ static void flush_cache_and_fua_succeed(void **state)
     for (size_t e = 0; e < G_N_ELEMENTS(exports); e++) {
         struct client *client = client_on(*state, exports[e]);
 
-        assert_int_equal(client_awaits(client, client_requests(client, NBD_CMD_FLUSH, 0, 0, 0)),
-                         0);
+        assert_int_equal(client_awaits(client,
+                                       client_requests(client, NBD_CMD_FLUSH, 0, 0, 0)), 0);
         assert_int_equal(client_awaits(client, client_requests(client, NBD_CMD_CACHE, 0, 512,
                                                                65536)), 0);
         assert_int_equal(client_awaits(client, client_writes(client, NBD_CMD_FLAG_FUA, 0,
@@ -139,8 +140,9 @@ static void flush_ignores_offset_and_length(void **state)
 {
     struct client *client = client_on(*state, "mem");
 
-    assert_int_equal(client_awaits(client, client_requests(client, NBD_CMD_FLUSH, 0, UINT64_MAX,
-                                                           UINT32_MAX)), 0);
+    assert_int_equal(client_awaits(client,
+                                   client_requests(client, NBD_CMD_FLUSH, 0, UINT64_MAX,
+                                                   UINT32_MAX)), 0);
 }
 
 static void a_request_for_no_bytes_succeeds(void **state)
@@ -242,13 +244,14 @@ static void are_refused(struct client *client, const struct refusal_case *cases,
         const struct refusal_case *c = &cases[i];
         uint64_t cookie = c->type == NBD_CMD_WRITE
                               ? client_writes(client, c->flags, c->offset, payload, c->length)
-                              : client_requests(client, c->type, c->flags, c->offset, c->length);
+                              : client_requests(client, c->type, c->flags, c->offset,
+                                                c->length);
         uint32_t error = client_awaits(client, cookie);
 
         if (error != c->error)
             fail_msg("command %u, flags 0x%x, offset %" PRIu64 ", length %" PRIu64
-                     ": error %u instead of %u", c->type, c->flags, c->offset, c->length, error,
-                     c->error);
+                     ": error %u instead of %u", c->type, c->flags, c->offset, c->length,
+                     error, c->error);
     }
     client_is_served(client);
 }
@@ -406,7 +409,8 @@ static void failures_of_the_storage_have_their_own_error(void **state)
         { "error=EINVAL", NBD_EINVAL }, { "error=ENOSPC", NBD_ENOSPC },
         { "error=ENOENT", NBD_EIO }, { "error=EOVERFLOW", NBD_EOVERFLOW },
         { "error=ENOTSUP", NBD_EINVAL }, { "error=ESHUTDOWN", NBD_ESHUTDOWN },
-        { "error=122", NBD_ENOSPC }, { "error=30", NBD_EPERM }, { "error=EIO thread=true", NBD_EIO },
+        { "error=122", NBD_ENOSPC }, { "error=30", NBD_EPERM },
+        { "error=EIO thread=true", NBD_EIO },
     };
     struct harness *harness = *state;
 
@@ -512,8 +516,8 @@ static void five_hundred_requests_in_one_piece_are_all_answered(void **state)
                 uint8_t header[32];
 
                 g_byte_array_append(all, header,
-                                    (guint)client_puts_header(client, header, NBD_CMD_READ, 0, i,
-                                                              3000));
+                                    (guint)client_puts_header(client, header, NBD_CMD_READ, 0,
+                                                              i, 3000));
             }
             client_sends(client, all->data, all->len);
             for (unsigned i = 0; i < 500; i++) {
@@ -561,8 +565,8 @@ static void writes_and_refused_writes_may_be_mixed_in_one_piece(void **state)
 static void a_large_write_may_come_in_pieces(void **state)
 {
     static const struct { uint64_t length, piece; } cases[] = {
-        { MIB, 1000 }, { MIB, 65536 }, { MIB, MIB }, { 64 * MIB, 700001 }, { 64 * MIB, 64 * MIB },
-        { 131073, 4096 }, { 262144, 262144 - 28 },
+        { MIB, 1000 }, { MIB, 65536 }, { MIB, MIB }, { 64 * MIB, 700001 },
+        { 64 * MIB, 64 * MIB }, { 131073, 4096 }, { 262144, 262144 - 28 },
     };
     struct harness *harness = *state;
 
