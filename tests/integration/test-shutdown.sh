@@ -19,8 +19,8 @@ import sys, nbd
 h = nbd.NBD()
 h.connect_uri(sys.argv[1])
 cookie = h.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(b"x" * 65536)), 0)
-while h.aio_is_writing():
-    h.poll(-1)
+while not h.aio_is_ready() and not h.aio_command_completed(cookie):
+    h.poll(100)
 open(sys.argv[2], "w").close()
 while not h.aio_command_completed(cookie):
     h.poll(-1)

@@ -8,7 +8,7 @@ requires_root
 requires nbd-client
 
 devices() { cli file list "$@" --json | json '" ".join(sorted(filter(None, (r.get("device") for r in j["rows"]))))'; }
-exports() { cli file list "$@" --json | json '" ".join(sorted(filter(None, (r.get("export") for r in j["rows"]))))'; }
+exports() { cli file list "$@" --json | json '" ".join(sorted(r["export"]["name"] for r in j["rows"] if r["export"]))'; }
 need_daemon
 for name in created live dead; do cli file create $name size 1M >/dev/null; done
 if [ ! -d /sys/module/nbd ]; then
@@ -20,6 +20,9 @@ else
     check "map" cli file map live nbd1
 fi
 check "a second one" cli file map dead nbd2 dead-timeout 60
+# The driver is loaded without devices; one that was used stays.
+check "a third one" cli file map created nbd0
+check "which is free again" cli file unmap nbd0
 kill_daemon
 need_daemon
 check "only one is restored" cli restore nbd1

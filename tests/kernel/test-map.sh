@@ -14,6 +14,7 @@ map() { cli file map "$@" >"$T/map" 2>&1; }
 need_daemon
 cli file create disk1 size 32M >/dev/null
 cli file create disk2 size 8M >/dev/null
+cli file create disk3 size 1M >/dev/null
 
 check "an export is mapped" map disk1
 device=$(mapped_device)
@@ -51,7 +52,7 @@ check "the files are the same" bash -c 'cd "$0" && sha256sum -c --quiet "$1"' "$
 check "umount" umount "$T/mnt"
 
 check "another export is mapped to nbd3" map disk2 nbd3
-refuses "a device that is in use is refused" 1 "nbd5" cli file map disk2 nbd5
+refuses "a device that is in use is refused" 1 "nbd5" cli file map disk3 nbd5
 head -c 8M /dev/urandom >"$T/data"
 check "it is written" dd if="$T/data" of=/dev/nbd3 bs=1M conv=fsync status=none
 check "the image has the bytes" cmp "$T/data" "$D/images/disk2"
