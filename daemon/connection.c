@@ -28,6 +28,7 @@
 #define SMALL_RECEIVE 512        /* between large payloads: the next header, not its payload */
 #define FREE_REQUESTS_MAX 4096
 #define SHUTDOWN_GRACE_US 250000 /* in which clients are told that the server shuts down */
+#define LAST_WORD_S 1            /* of a handshake that outlived its time while an export opened */
 #define HANDSHAKES_BEYOND 4096   /* connections beyond the limit that are at least told so */
 
 struct connection_table {
@@ -185,6 +186,9 @@ void connection_enter(struct connection *conn, enum phase phase)
         event_free(conn->deadline);
         conn->deadline = NULL;
     }
+    /* Its time has run out while it waited for us: it may read the answer. */
+    if (phase == PHASE_OPTIONS && !evtimer_pending(conn->deadline, NULL))
+        evtimer_add(conn->deadline, &(struct timeval){ .tv_sec = LAST_WORD_S });
 }
 
 void connection_close(struct connection *conn, const char *why)
@@ -767,9 +771,7 @@ static void on_deadline(evutil_socket_t fd, short what, void *arg)
 
     (void)fd;
     (void)what;
-    if (conn->phase == PHASE_OPENING) /* it waits for us, and that has a limit of its own */
-        evtimer_add(conn->deadline, &(struct timeval){ .tv_sec = 1 });
-    else
+    if (conn->phase != PHASE_OPENING) /* else it waits for us, which has a limit of its own */
         connection_close(conn, "it did not finish the handshake in time");
 }
 
