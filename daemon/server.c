@@ -21,7 +21,9 @@
 #include "listener.h"
 #include "log.h"
 #include "mapping.h"
+#include "rpc/rpc_nbd.h"
 #include "rpc_server.h"
+#include "rpcbind.h"
 #include "store.h"
 
 #define WORKER_THREADS 64
@@ -202,6 +204,26 @@ static int drop_privileges(const struct config *config, struct nbd_failure *why)
     return 0;
 }
 
+/* An instance in a directory of its own is nobody else's business. */
+static bool is_public(const struct config *config)
+{
+    return config->dir[0] == '\0' && config->rpc_port != 0;
+}
+
+static void work_register(void *arg)
+{
+    const struct config *config = arg;
+
+    if (rpcbind_set(RPC_NBD, RPC_NBD_V2, config->rpc_port))
+        log_info("rpcbind knows the control port");
+}
+
+static void work_unregister(void *arg)
+{
+    (void)arg;
+    rpcbind_unset(RPC_NBD, RPC_NBD_V2);
+}
+
 int server_start(struct server *server, enum exit_code *ret_exit, struct nbd_failure *why)
 {
     const struct config *config = server->config;
@@ -234,9 +256,12 @@ int server_start(struct server *server, enum exit_code *ret_exit, struct nbd_fai
     r = instance_write_pid(config->pid_file, why);
     if (r == 0)
         r = drop_privileges(config, why);
-    if (r == 0)
-        announce(server);
-    return r;
+    if (r < 0)
+        return r;
+    announce(server);
+    if (is_public(config))
+        worker_run(server->workers, work_register, NULL, server->config);
+    return 0;
 }
 
 /* ---- Run ---- */
@@ -313,6 +338,8 @@ static void on_stop_signal(evutil_socket_t signal_number, short what, void *arg)
     listener_set_free(server->rpc_listeners);
     server->nbd_listeners = server->rpc_listeners = NULL;
     connection_table_drain(server->connections);
+    if (server->rpc != NULL && is_public(server->config))
+        worker_run(server->workers, work_unregister, NULL, NULL);
     ending->deadline_ns = loop_now_ns() + server->config->drain_timeout_s * INT64_C(1000000000);
     on_drain_poll(-1, 0, ending);
 }
