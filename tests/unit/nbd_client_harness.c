@@ -173,7 +173,7 @@ struct export *harness_add_export(struct harness *harness, const char *name,
 {
     struct export_spec spec = {
         .name = name, .handler = handler, .target = target, .opts = parse_opts(opts),
-        .origin = EXPORT_BY_COMMAND_LINE, .readonly = readonly,
+        .origin = EXPORT_BY_CONFIG, .origin_file = "test.conf", .readonly = readonly,
     };
     struct nbd_failure why = { 0 };
     struct export *export = NULL;
