@@ -604,8 +604,7 @@ static void end_open(struct call *call)
         if (export->state == EXPORT_FAULTED)
             export->state = EXPORT_READY;
     } else {
-        if (export->origin != EXPORT_BY_COMMAND_LINE) /* its caller says so itself */
-            log_warning("export \"%s\" cannot be opened: %s", export->name, call->why.message);
+        log_warning("export \"%s\" cannot be opened: %s", export->name, call->why.message);
         export->fault = call->why;
         if (export->state == EXPORT_READY)
             export->state = EXPORT_FAULTED;

@@ -180,9 +180,11 @@ static struct export *open_export(struct server *server, const struct serve_args
 
     if (registry_add(server->registry, &spec, false, &export, why) < 0)
         return NULL;
+    log_set_level(NBD_LOG_ERROR); /* a failure is said once, by the caller */
     export_open(export, 0, on_opened, &opening);
     if (opening.result > 0)
         loop_run(server->loop);
+    log_set_level(server->config->log_level);
     *why = opening.why;
     return opening.result == 0 ? export : NULL;
 }
