@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
+ *
+ * Connections to clusters. One costs a dozen threads, so all images of the same user share
+ * it; it ends with the last of them. Runs in jobs and on worker threads; the table is under
+ * a lock that is never held while the network is waited for.
+ */
+#include "ceph.h"
+
+/* Below LIMIT_SECONDS, so that the sentence can name the monitors. */
+#define CONNECT_SECONDS "15"
+
+static const struct nbd_host *host;
+static GMutex table_lock;
+static GPtrArray *table; /* struct cluster; NULL when there is none */
+
+void cluster_init(const struct nbd_config *config)
+{
+    host = config->host;
+}
+
+static const char *user_of(const struct cluster *cluster)
+{
+    return cluster->user != NULL ? cluster->user : "admin";
+}
+
+/* ---- Connecting ---- */
+
+static int set_options(rados_t rados, const struct cluster *cluster)
+{
+    char timeout[16];
+    const char *const options[][2] = {
+        {"client_mount_timeout", CONNECT_SECONDS},
+        {"rados_mon_op_timeout", CONNECT_SECONDS},
+        {"rados_osd_op_timeout", timeout},
+        /* A cache here would lose acknowledged writes with this process, behind the back of
+         * clients that survive it, and after a request that timed out. */
+        {"rbd_cache", "false"},
+        /* The daemon bounds what is in flight. Librados' own bound would let the images of
+         * one pool that is stuck hold up all others. */
+        {"objecter_inflight_ops", "65536"},
+        {"objecter_inflight_op_bytes", "4294967296"},
+        /* What fails is reported with a sentence of ours. */
+        {"log_to_stderr", "false"},
+        {"err_to_stderr", "false"},
+    };
+
+    snprintf(timeout, sizeof(timeout), "%u", cluster->request_timeout_s);
+    for (size_t i = 0; i < G_N_ELEMENTS(options); i++) {
+        int r = rados_conf_set(rados, options[i][0], options[i][1]);
+
+        if (r < 0 && r != -ENOENT) /* other versions have other options */
+            return r;
+    }
+    return 0;
+}
+
+static int configure(rados_t rados, const struct cluster *cluster, struct nbd_failure *why)
+{
+    int r = rados_conf_read_file(rados, cluster->conf);
+
+    if (r == -ENOENT && cluster->conf == NULL)
+        return nbd_fail(why, ENOENT, "there is no /etc/ceph/ceph.conf; install it, or name "
+                        "another one with conf=PATH");
+    if (r < 0)
+        return nbd_fail(why, -r, "the configuration '%s' cannot be read: %s",
+                        cluster->conf != NULL ? cluster->conf : "/etc/ceph/ceph.conf",
+                        r == -EINVAL ? "it does not have the form of a ceph.conf"
+                                     : g_strerror(-r));
+    r = set_options(rados, cluster);
+    if (r == 0 && cluster->keyring != NULL)
+        r = rados_conf_set(rados, "keyring", cluster->keyring);
+    if (r < 0)
+        return nbd_fail(why, -r, "librados does not take its options: %s", g_strerror(-r));
+    return 0;
+}
+
+static int connect_failed(const struct cluster *cluster, int err, struct nbd_failure *why)
+{
+    const char *user = user_of(cluster);
+
+    switch (err) {
+    case ENOENT:
+        return nbd_fail(why, EACCES, "there is no key for client.%s%s%s; name its file with "
+                        "keyring=PATH", user, cluster->keyring != NULL ? " in " : "",
+                        cluster->keyring != NULL ? cluster->keyring : "");
+    case EACCES:
+    case EPERM:
+    case EOPNOTSUPP:
+        return nbd_fail(why, EACCES, "the cluster does not let client.%s in: unknown user, "
+                        "wrong key, or a keyring that cannot be read", user);
+    case ETIMEDOUT:
+        return nbd_fail(why, ETIMEDOUT, "no monitor of the cluster answered in " CONNECT_SECONDS
+                        " seconds; check mon_host in its ceph.conf, and the monitors");
+    default:
+        return nbd_fail(why, err, "the cluster cannot be connected as client.%s: %s", user,
+                        g_strerror(err));
+    }
+}
+
+/* With cluster->lock held. */
+static int connect_cluster(struct cluster *cluster, struct nbd_failure *why)
+{
+    rados_t rados;
+    int r;
+
+    if (cluster->rados != NULL)
+        return 0;
+    r = rados_create(&rados, user_of(cluster));
+    if (r < 0)
+        return nbd_fail(why, -r, "librados cannot be started: %s", g_strerror(-r));
+    r = configure(rados, cluster, why);
+    if (r == 0) {
+        r = rados_connect(rados);
+        if (r < 0)
+            r = connect_failed(cluster, -r, why);
+    }
+    if (r < 0)
+        rados_shutdown(rados);
+    else
+        cluster->rados = rados;
+    return r;
+}
+
+/* ---- The table ---- */
+
+static bool fits(const struct cluster *cluster, const struct image *image)
+{
+    return !atomic_load(&cluster->lost) &&
+           cluster->request_timeout_s == image->request_timeout_s &&
+           g_strcmp0(cluster->conf, image->conf) == 0 &&
+           g_strcmp0(cluster->keyring, image->keyring) == 0 &&
+           g_strcmp0(cluster->user, image->user) == 0;
+}
+
+static struct cluster *cluster_new(const struct image *image)
+{
+    struct cluster *cluster = g_new0(struct cluster, 1);
+
+    cluster->conf = g_strdup(image->conf);
+    cluster->user = g_strdup(image->user);
+    cluster->keyring = g_strdup(image->keyring);
+    cluster->request_timeout_s = image->request_timeout_s;
+    g_mutex_init(&cluster->lock);
+    return cluster;
+}
+
+static void cluster_free(struct cluster *cluster)
+{
+    if (cluster->rados != NULL)
+        rados_shutdown(cluster->rados);
+    g_mutex_clear(&cluster->lock);
+    g_free(cluster->conf);
+    g_free(cluster->user);
+    g_free(cluster->keyring);
+    g_free(cluster);
+}
+
+static struct cluster *find(const struct image *image)
+{
+    struct cluster *cluster;
+
+    if (table == NULL)
+        table = g_ptr_array_new();
+    for (unsigned i = 0; i < table->len; i++) {
+        cluster = g_ptr_array_index(table, i);
+        if (fits(cluster, image))
+            return cluster;
+    }
+    cluster = cluster_new(image);
+    g_ptr_array_add(table, cluster);
+    return cluster;
+}
+
+int cluster_get(const struct image *image, struct cluster **ret_cluster,
+                struct nbd_failure *why)
+{
+    struct cluster *cluster;
+    int r;
+
+    g_mutex_lock(&table_lock);
+    cluster = find(image);
+    cluster->refs++;
+    g_mutex_unlock(&table_lock);
+
+    g_mutex_lock(&cluster->lock);
+    r = connect_cluster(cluster, why);
+    g_mutex_unlock(&cluster->lock);
+    if (r < 0)
+        cluster_unref(cluster);
+    else
+        *ret_cluster = cluster;
+    return r;
+}
+
+struct cluster *cluster_ref(struct cluster *cluster)
+{
+    g_mutex_lock(&table_lock);
+    cluster->refs++;
+    g_mutex_unlock(&table_lock);
+    return cluster;
+}
+
+void cluster_unref(struct cluster *cluster)
+{
+    bool is_last;
+
+    if (cluster == NULL)
+        return;
+    g_mutex_lock(&table_lock);
+    is_last = --cluster->refs == 0;
+    if (is_last)
+        g_ptr_array_remove_fast(table, cluster);
+    if (is_last && table->len == 0)
+        g_clear_pointer(&table, g_ptr_array_unref);
+    g_mutex_unlock(&table_lock);
+    if (is_last)
+        cluster_free(cluster);
+}
+
+unsigned cluster_count(void)
+{
+    unsigned n;
+
+    g_mutex_lock(&table_lock);
+    n = table != NULL ? table->len : 0;
+    g_mutex_unlock(&table_lock);
+    return n;
+}
