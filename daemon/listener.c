@@ -42,20 +42,22 @@ static int open_reserve(void)
 }
 
 /* No descriptor is left: take the peer in on the reserved one and let it go at once, so that
- * it learns of it now, and not after its own time limit. */
-static void turn_away(struct listener *listener)
+ * it learns of it now, and not after its own time limit. False: there was no peer (without a
+ * descriptor accept4() fails before it looks), or no reserve. */
+static bool turn_away(struct listener *listener)
 {
     struct listener_set *set = listener->set;
     int fd;
 
-    if (set->reserve < 0)
-        return;
-    close(set->reserve);
+    if (set->reserve >= 0)
+        close(set->reserve);
     fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC);
     if (fd >= 0)
         close(fd);
     set->reserve = open_reserve();
-    log_warning("out of descriptors: a connection was closed; raise LimitNOFILE");
+    if (fd >= 0)
+        log_warning("out of descriptors: a connection was closed; raise LimitNOFILE");
+    return fd >= 0;
 }
 
 static void on_acceptable(evutil_socket_t fd, short what, void *arg)
@@ -74,7 +76,8 @@ static void on_acceptable(evutil_socket_t fd, short what, void *arg)
                 peer.ss_family = AF_UNIX;
             listener->set->accept(listener->set->arg, accepted, (struct sockaddr *)&peer);
         } else if (errno == EMFILE || errno == ENFILE) {
-            turn_away(listener);
+            if (!turn_away(listener))
+                return;
         } else if (errno != ECONNABORTED && errno != EINTR) {
             if (errno != EAGAIN)
                 log_warning("cannot accept a connection: %s", strerror(errno));

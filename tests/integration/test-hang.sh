@@ -31,7 +31,7 @@ touch "$T/open-hold"
 need_daemon
 
 addresses() { echo "unix:$D/nbd.sock 127.0.0.1:$(port_of nbd)"; }
-"$PYTHON" "$PROTOCOL/test_hang.py" "pid=$DAEMON" "cli=$BUILDDIR/nbd-cli" "dir=$D" \
+"$PYTHON" "$PROTOCOL/test_hang.py" "pid=$DAEMON" "cli=$BUILDDIR/nbd-cli" "dir=$D" "log=$LOG" \
     "hold=$T/hold" "open_hold=$T/open-hold" $(addresses) || failures=$((failures + 1))
 check "the daemon ends with 0" stop_daemon
 
@@ -45,3 +45,25 @@ kill -KILL $pid 2>/dev/null
 wait $pid
 same "with 0" 0 $?
 DAEMON=
+
+# ---- storage that never answers ----
+echo 'drain_timeout = 1' >>"$D/nbd-runner.conf"
+need_daemon
+touch "$T/hold"
+"$PYTHON" -c '
+import sys
+sys.path.insert(0, sys.argv[1])
+from tap import STRUCTURED, Server
+client = Server(sys.argv[2], {}).open("held", STRUCTURED)
+client.submit(0, 0, 512)
+open(sys.argv[3], "w").close()
+client.must_close(20)' "$PROTOCOL" "unix:$D/nbd.sock" "$T/in-flight" >"$T/waiter" 2>&1 &
+waiter=$!
+stop_at_end+=($waiter)
+check "a read is in flight" await 10 test -e "$T/in-flight"
+kill -TERM $DAEMON
+check "the daemon ends when its drain_timeout is over" await 10 is_gone $DAEMON
+wait $DAEMON
+DAEMON=
+check "the client is not left waiting" await 5 is_gone $waiter
+wait $waiter && pass "its connection was closed" || fail "its connection was closed" "$T/waiter"

@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
 #
 # No client can be left hanging, and none can hold another. The server has max_connections = 20
-# and negotiation_timeout = 2, the exports `disk` (64 MiB), `hangs` (opens when the file
+# and negotiation_timeout = 2, and the exports `disk` (64 MiB), `hangs` (opens when the file
 # open_hold=PATH is gone), `held` (answers when hold=PATH is gone) and `late` (answers after some
-# milliseconds), and is the process pid=PID; cli=PROGRAM and dir=DIR reach its control port.
+# milliseconds). It is the process pid=PID and writes log=PATH; cli=PROGRAM and dir=DIR reach its
+# control port.
 import ctypes
 import json
 import os
@@ -386,11 +387,17 @@ def beyond_max_connections_the_reason_is_told(server):
     serves(server)
 
 
+def turned_away(server):
+    with open(server.facts["log"]) as log:
+        return sum("out of descriptors" in line for line in log)
+
+
 @test
 def without_descriptors_newcomers_are_closed_and_not_left_waiting(server):
     pid = int(server.facts["pid"])
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     used = len(os.listdir("/proc/%d/fd" % pid))
+    told = turned_away(server)
     crowd = []
     try:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 4, before[1]))
@@ -401,11 +408,13 @@ def without_descriptors_newcomers_are_closed_and_not_left_waiting(server):
             except (Closed, ConnectionError):
                 closed += 1
         ok(crowd and closed, "%d were greeted, %d closed" % (len(crowd), closed))
+        same("closed connections in the log", closed, turned_away(server) - told)
     finally:
         for client in crowd:
             client.close()
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
-    serves(server, 5)
+    await_clients(server, 0)
+    serves(server)
 
 
 main()
