@@ -20,7 +20,7 @@
 
 #define CONNECTIONS_MAX 16
 #define CONNECTIONS_USUAL 4 /* when the server allows several */
-#define CONNECT_MS 10000
+#define CONNECT_MS 8000 /* less than the time for which the daemon waits for a backstore */
 
 /* Where the server is and how to talk to it. Never changed once made, and counted
  * (g_atomic_rc_box): an attempt to connect may outlive the device. */

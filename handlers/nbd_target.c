@@ -70,15 +70,15 @@ static int parse_host(struct address *address, const char *target, struct nbd_fa
     const char *slash;
 
     if (end == NULL)
-        return nbd_fail(why, EINVAL, "'%s' has no ']' behind the IPv6 address", address->shown);
+        return nbd_fail(why, EINVAL, "'%s' has no ']' behind the IPv6 address",
+                        address->shown);
     address->host = g_strndup(target + in_brackets, (gsize)(end - target - in_brackets));
     end += in_brackets;
     slash = strchr(end, '/');
     if (slash == NULL)
         return nbd_fail(why, EINVAL, "'%s' names no export: a target is " FORMS " (EXPORT may "
                         "be empty)", address->shown);
-    if (!in_brackets && memchr(end + (*end == ':'), ':', (size_t)(slash - end) -
-                                                             (*end == ':')) != NULL)
+    if (!in_brackets && end < slash && memchr(end + 1, ':', (size_t)(slash - end - 1)) != NULL)
         return nbd_fail(why, EINVAL, "write the IPv6 address in '%s' in brackets: "
                         "[ADDRESS]:PORT/EXPORT", address->shown);
     if (*end != ':' && *end != '/')
@@ -134,9 +134,10 @@ static int parse_uri(struct address *address, const char *target, struct nbd_fai
 
 int target_parse(struct address *address, const char *target, struct nbd_failure *why)
 {
-    if (strstr(target, "://") != NULL && strcspn(target, "/[") > strcspn(target, ":"))
-        if (strncmp(target + strcspn(target, ":"), "://", 3) == 0)
-            return parse_uri(address, target, why);
+    const char *scheme_end = target + strcspn(target, ":/[");
+
+    if (g_str_has_prefix(scheme_end, "://"))
+        return parse_uri(address, target, why);
     if (g_str_has_prefix(target, "unix:"))
         return parse_unix(address, target + strlen("unix:"), why);
     return parse_host(address, target, why);
