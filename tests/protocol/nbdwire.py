@@ -506,8 +506,8 @@ class Client(Stream):
         data = self.receive(length)
         fixed, each = (8, ">QQ") if self.extended else (4, ">II")
         request.require(length >= fixed, "a block status of %d bytes", length)
-        request.require((length - fixed) % struct.calcsize(each) == 0, "a block status of %d bytes",
-                        length)
+        request.require((length - fixed) % struct.calcsize(each) == 0,
+                        "a block status of %d bytes", length)
         extents = list(struct.iter_unpack(each, data[fixed:]))
         if self.extended:
             count, = struct.unpack(">I", data[4:8])

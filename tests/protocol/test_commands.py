@@ -232,7 +232,8 @@ def zeroed_and_trimmed_ranges_read_as_zeroes_and_their_neighbours_stay(server, m
                 data = succeed(client, READ, 0, 2 * MIB).data
                 wanted = bytearray(b"\xee" * (2 * MIB))
                 wanted[offset:offset + length] = bytes(length)
-                ok(data == wanted, "wrong bytes after %d at %d, flags %d" % (length, offset, flags))
+                ok(data == wanted,
+                   "wrong bytes after %d at %d, flags %d" % (length, offset, flags))
         succeed(client, WRITE, 0, payload=b"\xee" * MIB)
         succeed(client, TRIM, 65536, 65536, FUA)
         data = succeed(client, READ, 0, MIB).data

@@ -312,8 +312,7 @@ def accepted_socket(server, client):
             if fd < 0:
                 raise OSError(ctypes.get_errno(), "pidfd_getfd")
             copy = socket.socket(fileno=fd)
-            if copy.family in (socket.AF_INET, socket.AF_INET6) and \
-                    copy.getsockname()[1] == client.socket.getpeername()[1] and is_peer(copy, client):
+            if copy.family in (socket.AF_INET, socket.AF_INET6) and is_peer(copy, client):
                 return copy
             copy.close()
     finally:
@@ -323,7 +322,8 @@ def accepted_socket(server, client):
 
 def is_peer(copy, client):
     try:
-        return copy.getpeername()[1] == client.socket.getsockname()[1]
+        return (copy.getsockname()[1] == client.socket.getpeername()[1] and
+                copy.getpeername()[1] == client.socket.getsockname()[1])
     except OSError:         # it listens
         return False
 

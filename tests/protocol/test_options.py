@@ -11,6 +11,7 @@ from nbdwire import *
 from tap import *
 
 DISK_BYTES = 64 << 20
+DESCRIPTION = "the disk of the tests – with a dash"
 NOT_UTF8 = b"caf\xe9"
 
 
@@ -100,7 +101,7 @@ def list_names_every_export_in_order_with_its_description(server):
         same("names in byte order", sorted(names, key=str.encode), names)
         same("names that are there once", len(set(names)), len(names))
         ok({"disk", "readonly", "größe/Ω"} <= set(names), "names are missing: %r" % names)
-        same("the description", "the disk of the tests – with a dash", dict(answer.exports)["disk"])
+        same("the description", DESCRIPTION, dict(answer.exports)["disk"])
         goes_on(client)
 
 
@@ -128,7 +129,7 @@ def info_tells_name_and_description_when_asked(server):
     with server.connect() as client:
         infos = client.info("disk", INFO_NAME, INFO_DESCRIPTION).infos
         same("name", "disk", infos[INFO_NAME])
-        same("description", "the disk of the tests – with a dash", infos[INFO_DESCRIPTION])
+        same("description", DESCRIPTION, infos[INFO_DESCRIPTION])
         infos = client.info("größe/Ω", INFO_NAME).infos
         same("name", "größe/Ω", infos[INFO_NAME])
 
@@ -267,7 +268,8 @@ def unknown_options_are_unsupported_and_their_data_is_skipped(server):
 @test
 def options_that_come_byte_by_byte_are_understood(server):
     with server.connect(flags=None) as client:
-        data = (struct.pack(">I", FIXED_NEWSTYLE | NO_ZEROES) + option_bytes(OPT_STRUCTURED_REPLY) +
+        data = (struct.pack(">I", FIXED_NEWSTYLE | NO_ZEROES) +
+                option_bytes(OPT_STRUCTURED_REPLY) +
                 option_bytes(OPT_GO, info_data("disk", [INFO_BLOCK_SIZE])))
         for at in range(len(data)):
             client.send(data[at:at + 1])

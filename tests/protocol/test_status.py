@@ -125,6 +125,18 @@ def what_is_just_written_is_data_on_every_connection(server, mode):
 
 
 @test_in(*CHATTY)
+def what_is_just_trimmed_or_zeroed_is_a_hole(server, mode):
+    with server.open("sparse", mode, BASE) as client:
+        for kind in TRIM, WRITE_ZEROES:
+            for wanted, request in ((0, (WRITE, MIB, MIB, 0, b"d" * MIB)),
+                                    (HOLE | ZERO, (kind, MIB, MIB))):
+                same("the error", 0, client.call(*request).error)
+                status = client.call(BLOCK_STATUS, MIB, MIB)
+                same("the status after command %d" % request[0], [(MIB, wanted)],
+                     cut(status.extents[BASE], 0, MIB))
+
+
+@test_in(*CHATTY)
 def a_hole_of_102_gib_is_told_within_a_second(server, mode):
     with server.open("scene", mode, BASE) as client:
         same("size", SCENE_BYTES, client.size)
