@@ -95,8 +95,8 @@ static int create(struct nbd_device *dev, struct nbd_failure *why)
 
 static int delete(struct nbd_device *dev, struct nbd_failure *why)
 {
-    return nbd_fail(why, ENOTSUP, "not supported by this backstore: '%s' can be removed on its "
-                    "server only; \"keep-data\" forgets the export here", dev->target);
+    return nbd_fail(why, ENOTSUP, "not supported by this backstore: '%s' can be removed on "
+                    "its server only; \"keep-data\" forgets the export here", dev->target);
 }
 
 /* ---- Opening and closing ---- */

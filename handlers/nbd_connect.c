@@ -116,8 +116,8 @@ static int finish(struct nbd_handle *handle, const struct address *address,
     }
     if (nbd_aio_is_ready(handle) > 0)
         return 0;
-    return nbd_fail(why, ECONNRESET, "cannot connect to '%s': the server closed the connection "
-                    "during the handshake", address->shown);
+    return nbd_fail(why, ECONNRESET, "cannot connect to '%s': the server closed the "
+                    "connection during the handshake", address->shown);
 }
 
 static struct nbd_handle *connect_one(const struct address *address,

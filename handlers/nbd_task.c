@@ -248,7 +248,8 @@ static bool is_flush(const struct task *task)
 }
 
 /* All of them wait: there is no connection. */
-static unsigned fail_waiting(struct session *session, bool (*is_meant)(const struct task *task))
+static unsigned fail_waiting(struct session *session,
+                             bool (*is_meant)(const struct task *task))
 {
     unsigned n = 0;
 

@@ -44,8 +44,9 @@ copies_both_ways() { # NAME TARGET FILE: FILE, equal to the original, is what TA
     check "$name: it is copied in" nbdcopy --flush "$T/new" "$(uri "$name")"
     check "$name: the server's file is equal" cmp "$T/new" "$file"
     check "$name: patterns" qemu-io -f raw -c 'write -P 5 1000k 3000k' \
-        -c 'write -f -P 6 512 512' -c 'write -z 8M 1M' -c 'discard 16M 64k' -c flush -c 'read -P 5 1000k 3000k' \
-        -c 'read -P 6 512 512' -c 'read -P 0 8M 1M' "$(uri "$name")"
+        -c 'write -f -P 6 512 512' -c 'write -z 8M 1M' -c 'discard 16M 64k' -c flush \
+        -c 'read -P 5 1000k 3000k' -c 'read -P 6 512 512' -c 'read -P 0 8M 1M' \
+        "$(uri "$name")"
     nbdcopy "$(uri "$name")" "$T/copy"
     check "$name: and they are in the file" cmp "$T/copy" "$file"
 }
@@ -70,7 +71,8 @@ start_nbdkit "$T/mem.sock" memory 64M
 check "memory: the export is added" add "unix:$T/mem.sock:" name memory
 check "memory: random checked I/O" fio --name=v --ioengine=nbd --uri="$(uri memory)" \
     --rw=randrw --bsrange=512-128k --bs_unaligned=1 --blockalign=512 --size=64M --io_size=48M \
-    --iodepth=32 --verify=crc32c --verify_fatal=1 --output="$T/fio.log"
+    --iodepth=32 --verify=crc32c --verify_fatal=1 --verify_state_save=0 \
+    --output="$T/fio.log"
 kill_server
 
 port=$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0))
@@ -194,9 +196,11 @@ fi
 # ---- servers that come back ----
 truncate -s 64M "$T/disk"
 start_nbdkit "$T/disk.sock" file "$T/disk"
-check "a server to be killed is added" add "unix:$T/disk.sock:" name disk opt request_timeout=20
-fio --name=v --ioengine=nbd --uri="$(uri disk)" --rw=randwrite --bs=4k --size=64M --io_size=16M \
-    --iodepth=16 --verify=crc32c --do_verify=1 --verify_fatal=1 --rate_iops=2000 \
+check "a server to be killed is added" add "unix:$T/disk.sock:" name disk \
+    opt request_timeout=20
+fio --name=v --ioengine=nbd --uri="$(uri disk)" --rw=randwrite --bs=4k --size=64M \
+    --io_size=16M --iodepth=16 --verify=crc32c --do_verify=1 --verify_fatal=1 \
+    --verify_state_save=0 --rate_iops=2000 \
     --output="$T/fio.log" &
 fio=$!
 from=$(($(log_lines) + 1))
@@ -246,7 +250,8 @@ check "the log says why" is_logged "acknowledged but not flushed" $from
 
 # ---- servers that hang ----
 check "it is removed" cli export remove disk
-check "and added with a short limit" add "unix:$T/disk.sock:" name disk opt request_timeout=2
+check "and added with a short limit" add "unix:$T/disk.sock:" name disk \
+    opt request_timeout=2
 qemu-io -f raw -c 'read 0 4k' "$(uri disk)" >"$T/out" 2>&1
 kill -STOP $SERVER
 fails() { ! timeout 30 "$@"; }
