@@ -101,13 +101,10 @@ static int delete(struct nbd_device *dev, struct nbd_failure *why)
 
 /* ---- Opening and closing ---- */
 
+/* Our clients share the connections: a flush covers what any of them has written. */
 static void describe(struct nbd_device *dev, const struct traits *traits)
 {
-    uint32_t only_reads = NBD_CAP_CACHE | NBD_CAP_ROTATIONAL;
-
-    dev->caps = dev->readonly ? traits->caps & only_reads : traits->caps;
-    /* Our clients share the connections: a flush covers what any of them has written. */
-    dev->caps |= NBD_CAP_MULTI_CONN;
+    dev->caps = traits->caps | NBD_CAP_MULTI_CONN;
     dev->min_block = traits->min_block;
     dev->pref_block = traits->pref_block;
 }
@@ -121,6 +118,8 @@ static int map(struct nbd_device *dev, struct nbd_failure *why)
 
     if (r < 0)
         return r;
+    if (dev->readonly) /* what is not used may be gone when the server comes back */
+        connected.traits.caps &= NBD_CAP_CACHE | NBD_CAP_ROTATIONAL;
     traits = connected.traits;
     if (remote->address->connections > connected.n)
         host->log(NBD_LOG_WARNING, "nbd '%s': the server takes %u of %u connections",
@@ -217,11 +216,12 @@ static void on_inquiry_ended(struct task *task, int result)
     inquiry_unref(inquiry);
 }
 
+/* While the server is away nobody waits for it: -ENOTSUP stands for "all data". */
 static void start_inquiry(void *arg)
 {
     struct inquiry *inquiry = arg;
 
-    if (inquiry->session->has_allocation)
+    if (inquiry->session->has_allocation && inquiry->session->state == SESSION_UP)
         task_start(inquiry->session, &inquiry->task);
     else
         on_inquiry_ended(&inquiry->task, -ENOTSUP);

@@ -124,10 +124,11 @@ struct session {
     struct connected attempt; /* new connections, before they are in use */
 
     /* Tasks (nbd_task.c). */
-    GQueue by_deadline; /* all */
-    GQueue waiting;     /* for a connection */
-    GQueue completed;   /* answered by libnbd, not yet looked at */
-    unsigned answers;   /* ever; wraps around */
+    GQueue by_deadline;  /* all */
+    GQueue waiting;      /* for a connection */
+    GQueue completed;    /* answered by libnbd, not yet looked at */
+    unsigned answers;    /* ever; wraps around */
+    uint64_t bytes_read; /* by tasks that were answered */
     bool settling;
 
     /* Changes that the server acknowledged, and how many of them a flush covers. */

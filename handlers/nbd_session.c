@@ -19,6 +19,12 @@
 #define STABLE_US INT64_C(10000000) /* up for so long: the next loss is a new one */
 #define EVENTS_PER_WAKEUP (CONNECTIONS_MAX + 1)
 #define REPLIES_PER_WAKEUP 64
+#define BYTES_PER_WAKEUP (UINT64_C(1) << 20)
+
+/* Attempts take workers, which others need too: so many at once, for all backstores. */
+#define ATTEMPTS_MAX 4
+
+static unsigned attempts_running;
 
 /* ---- The timer ---- */
 
@@ -91,8 +97,9 @@ static bool is_readable(const struct connection *connection)
 static void take_replies(struct connection *connection)
 {
     struct session *session = connection->session;
+    uint64_t enough = session->bytes_read + BYTES_PER_WAKEUP;
 
-    for (int i = 0; i < REPLIES_PER_WAKEUP; i++) {
+    for (int i = 0; i < REPLIES_PER_WAKEUP && session->bytes_read < enough; i++) {
         unsigned answers = session->answers;
 
         if (nbd_aio_notify_read(connection->handle) < 0)
@@ -265,6 +272,7 @@ static void on_attempted(void *arg)
 {
     struct session *session = arg;
 
+    attempts_running--;
     if (session->closed) {
         address_unref(session->address);
         free_session(session);
@@ -284,6 +292,11 @@ static void on_attempted(void *arg)
 
 static void start_attempt(struct session *session)
 {
+    if (attempts_running >= ATTEMPTS_MAX) {
+        session->retry_at = g_get_monotonic_time() + PAUSE_MIN_US;
+        return;
+    }
+    attempts_running++;
     session->state = SESSION_CONNECTING;
     session->host->run(attempt_work, on_attempted, session);
 }

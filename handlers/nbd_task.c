@@ -69,6 +69,8 @@ static int on_completed(void *user_data, int *error)
 
     task->error = *error;
     session->answers++;
+    if (task->op == NBD_OP_READ)
+        session->bytes_read += task->piece;
     queue_task(&session->completed, task);
     return 1; /* libnbd may forget it */
 }
