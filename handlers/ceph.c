@@ -5,7 +5,7 @@
  * control callbacks run on worker threads, and wait there for jobs.
  */
 #include <json.h>
-#include <stdlib.h>
+#include <stdlib.h> /* on_exit */
 #include <unistd.h>
 
 #include "ceph.h"
@@ -245,7 +245,6 @@ __attribute__((visibility("default")))
 struct nbd_handler *handler_init(const struct nbd_config *config)
 {
     host = config->host;
-    cluster_init(config);
     open_init(config);
     return &handler;
 }

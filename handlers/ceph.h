@@ -98,16 +98,11 @@ void image_unref(struct image *image);
 
 /* ---- ceph_cluster.c: any thread that may block ---- */
 
-void cluster_init(const struct nbd_config *config);
-
 /* The connection for the image: one that exists, or a new one. Counts it. */
 int cluster_get(const struct image *image, struct cluster **ret_cluster,
                 struct nbd_failure *why);
 struct cluster *cluster_ref(struct cluster *cluster);
 void cluster_unref(struct cluster *cluster); /* may be NULL */
-
-/* Connections that are in use. */
-unsigned cluster_count(void);
 
 /* ---- ceph_job.c ---- */
 

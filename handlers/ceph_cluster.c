@@ -6,21 +6,24 @@
  */
 #include "ceph.h"
 
-/* Below LIMIT_SECONDS, so that the sentence can name the monitors. */
-#define CONNECT_SECONDS "15"
+/* Shorter than the daemon and its clients wait for an open, so that they learn why. */
+#define CONNECT_SECONDS "8"
 
-static const struct nbd_host *host;
 static GMutex table_lock;
 static GPtrArray *table; /* struct cluster; NULL when there is none */
-
-void cluster_init(const struct nbd_config *config)
-{
-    host = config->host;
-}
 
 static const char *user_of(const struct cluster *cluster)
 {
     return cluster->user != NULL ? cluster->user : "admin";
+}
+
+static const char *conf_of(const struct cluster *cluster)
+{
+    const char *from_environment = g_getenv("CEPH_CONF");
+
+    if (cluster->conf != NULL)
+        return cluster->conf;
+    return from_environment != NULL ? from_environment : "/etc/ceph/ceph.conf";
 }
 
 /* ---- Connecting ---- */
@@ -59,11 +62,10 @@ static int configure(rados_t rados, const struct cluster *cluster, struct nbd_fa
     int r = rados_conf_read_file(rados, cluster->conf);
 
     if (r == -ENOENT && cluster->conf == NULL)
-        return nbd_fail(why, ENOENT, "there is no /etc/ceph/ceph.conf; install it, or name "
-                        "another one with conf=PATH");
+        return nbd_fail(why, ENOENT, "there is no '%s'; install it, or name another "
+                        "configuration with conf=PATH", conf_of(cluster));
     if (r < 0)
-        return nbd_fail(why, -r, "the configuration '%s' cannot be read: %s",
-                        cluster->conf != NULL ? cluster->conf : "/etc/ceph/ceph.conf",
+        return nbd_fail(why, -r, "the configuration '%s' cannot be read: %s", conf_of(cluster),
                         r == -EINVAL ? "it does not have the form of a ceph.conf"
                                      : g_strerror(-r));
     r = set_options(rados, cluster);
@@ -215,14 +217,4 @@ void cluster_unref(struct cluster *cluster)
     g_mutex_unlock(&table_lock);
     if (is_last)
         cluster_free(cluster);
-}
-
-unsigned cluster_count(void)
-{
-    unsigned n;
-
-    g_mutex_lock(&table_lock);
-    n = table != NULL ? table->len : 0;
-    g_mutex_unlock(&table_lock);
-    return n;
 }

@@ -105,7 +105,7 @@ refuses "an image that is locked is not taken" 1 "is locked by 127.0.0.1" cli ex
 check "but is read" cli export add ceph rbd/other name other readonly
 check "the other one goes on" kill -0 $bench
 refuses "nor is it deleted" 1 "in use" cli ceph delete rbd/other force
-kill -INT $bench
+kill $bench
 wait $bench 2>/dev/null
 cli export remove other >/dev/null
 
@@ -228,11 +228,24 @@ before=($(usage))
 check "50 times" cycles 50
 after=($(usage))
 echo "# KiB, threads, descriptors: ${before[*]}, then ${after[*]}"
-check "memory does not grow" test $((after[0] - before[0])) -lt 8192
+if ldd "$BUILDDIR/nbd-runner" | grep -q libasan; then
+    echo "# memory is not compared: AddressSanitizer keeps what is freed"
+else
+    check "memory does not grow" test $((after[0] - before[0])) -lt 8192
+fi
 check "nor do threads" test $((after[1] - before[1])) -lt 4
 check "nor do descriptors" test $((after[2] - before[2])) -lt 4
 
-# ---- the cluster hangs for good ----
+check "the daemon ends with 0" stop_daemon
+
+# ---- no cluster, or one that hangs for good ----
+rbdc create fresh --size 8M
+cluster signal STOP mon.a
+need_daemon
+refuses "without a monitor an open fails" 1 "no monitor" cli export add ceph rbd/fresh name fresh
+cluster signal CONT mon.a
+refuses "a configuration that is not there is named" 1 "'$C/none.conf'" \
+    cli export add ceph rbd/fresh name fresh opt conf="$C/none.conf"
 check "an image for later" cli ceph create rbd/later size 8M
 sleep 1
 cluster signal STOP osd.0 osd.1 osd.2
