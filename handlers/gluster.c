@@ -39,6 +39,21 @@ static int set_host(struct disk *disk, const struct nbd_opt *opt, struct nbd_fai
     return 0;
 }
 
+/* Gluster writes the volume's passwords into its log, whatever the level: it is off unless
+ * the administrator gives it a place. */
+static int set_log_file(struct disk *disk, const struct nbd_opt *opt, struct nbd_failure *why)
+{
+    if (!disk->dev->trusted)
+        return nbd_fail(why, EPERM, "option log_file is for exports in the configuration only; "
+                        "put this export into a file in conf.d");
+    if (opt->value[0] != '/')
+        return nbd_fail(why, EINVAL, "option log_file is an absolute path, not '%s'",
+                        opt->value);
+    g_free(disk->log_file);
+    disk->log_file = g_strdup(opt->value);
+    return 0;
+}
+
 static int set_log_level(struct disk *disk, const struct nbd_opt *opt, struct nbd_failure *why)
 {
     static const struct {
@@ -86,6 +101,7 @@ static int parse_opts(struct disk *disk, struct nbd_failure *why)
         int (*set)(struct disk *disk, const struct nbd_opt *opt, struct nbd_failure *why);
     } known[] = {
         {"host", set_host},
+        {"log_file", set_log_file},
         {"log_level", set_log_level},
         {"request_timeout", set_request_timeout},
         {"durable", set_durable},
@@ -100,7 +116,7 @@ static int parse_opts(struct disk *disk, struct nbd_failure *why)
             k++;
         if (k == G_N_ELEMENTS(known))
             return nbd_fail(why, EINVAL, "the gluster handler has no option '%s'; it has host, "
-                            "log_level, request_timeout and durable", dev->opts[i].key);
+                            "request_timeout, durable, log_file and log_level", dev->opts[i].key);
         r = known[k].set(disk, &dev->opts[i], why);
         if (r < 0)
             return r;
@@ -194,6 +210,7 @@ static void destroy(struct nbd_device *dev)
     g_free(disk->volume_name);
     g_free(disk->path);
     g_free(disk->shown);
+    g_free(disk->log_file);
     g_free(disk);
     dev->priv = NULL;
 }
@@ -206,6 +223,7 @@ static int cfg_parse(struct nbd_device *dev, const char *cfgstring, struct nbd_f
 
     disk->dev = dev;
     disk->host = g_strdup(host != NULL && *host != '\0' ? host : "localhost");
+    disk->log_file = g_strdup("/dev/null");
     disk->log_level = LOG_WARNING;
     disk->patience_s = PATIENCE_DEFAULT_S;
     dev->priv = disk;
@@ -222,7 +240,7 @@ static int cfg_parse(struct nbd_device *dev, const char *cfgstring, struct nbd_f
 static int open_once(struct disk *disk, struct stat *st, struct nbd_failure *why)
 {
     struct volume *volume;
-    int r = volume_get(disk->host, disk->volume_name, disk->log_level, &volume, why);
+    int r = volume_get(disk, &volume, why);
 
     if (r < 0)
         return r;

@@ -30,6 +30,7 @@ struct queue {
 /* ---- gluster_volume.c ---- */
 
 struct volume;
+struct disk;
 
 void volumes_init(void);
 void volumes_fini(void);
@@ -37,10 +38,9 @@ void volumes_fini(void);
 /* A thread for a call that may hang. */
 bool thread_start(const char *name, GThreadFunc work, void *arg);
 
-/* A connection to the volume, made when there is none yet. It waits for that, but not for
- * longer than OPEN_LIMIT_S. Worker thread. */
-int volume_get(const char *host, const char *name, int log_level, struct volume **ret_volume,
-               struct nbd_failure *why);
+/* A connection to the disk's volume, made when there is none yet. It waits for that, but not
+ * for longer than OPEN_LIMIT_S. Worker thread. */
+int volume_get(const struct disk *disk, struct volume **ret_volume, struct nbd_failure *why);
 
 /* Any thread. */
 void volume_put(struct volume *volume);
@@ -107,6 +107,7 @@ struct disk {
     char *volume_name;
     char *path;        /* in the volume, starts with a slash */
     char *shown;       /* VOLUME/FILEPATH, for people */
+    char *log_file;    /* gluster's own; heeded by the first of a volume's disks */
     int log_level;     /* gluster's number */
     bool durable;        /* each write is on stable storage before it is answered */
     unsigned patience_s; /* how long requests wait for bricks that are away */

@@ -23,7 +23,7 @@ static int get_volume(const struct disk *disk, struct volume **ret_volume, struc
 {
     for (int attempt = 0;; attempt++) {
         struct volume *volume;
-        int r = volume_get(disk->host, disk->volume_name, disk->log_level, &volume, why);
+        int r = volume_get(disk, &volume, why);
 
         if (r < 0)
             return r;

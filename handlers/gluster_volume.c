@@ -4,6 +4,7 @@
  * megabytes of its own, is slow to make and very slow to end. glfs_init() and glfs_fini() run
  * on threads of their own, as either may hang for as long as a host is away. Any thread.
  */
+#include <dlfcn.h>
 #include <glib.h>
 #include <signal.h>
 #include <string.h>
@@ -19,7 +20,8 @@ enum state { STARTING, READY, FAILED };
 
 struct volume {
     char *host, *name;
-    int log_level; /* wanted by the one who came first */
+    char *log_file;
+    int log_level;
     glfs_t *fs;
     enum state state;
     struct nbd_failure why; /* when FAILED */
@@ -56,10 +58,31 @@ bool thread_start(const char *name, GThreadFunc work, void *arg)
     return thread != NULL;
 }
 
+/* ---- Ending one ---- */
+
+/* How long an event thread of libgfapi may need for its last steps. */
+#define LAST_STEPS_US (500 * 1000)
+
+/* glfs_fini() calls this function of libglusterfs to wait for the event threads, and then frees
+ * what they still look at in their last steps: now and then the process died of that (seen
+ * with 10.3). As libgfapi is loaded for this library it finds this one first. */
+__attribute__((visibility("default"))) int gf_event_dispatch_destroy(void *pool);
+
+int gf_event_dispatch_destroy(void *pool)
+{
+    int (*wait_for_threads)(void *) =
+        (int (*)(void *))dlsym(RTLD_NEXT, "gf_event_dispatch_destroy");
+    int r = wait_for_threads != NULL ? wait_for_threads(pool) : -1;
+
+    g_usleep(LAST_STEPS_US);
+    return r;
+}
+
 static void volume_free(struct volume *volume)
 {
     g_free(volume->host);
     g_free(volume->name);
+    g_free(volume->log_file);
     g_free(volume);
 }
 
@@ -103,7 +126,7 @@ static int set_logging(const struct volume *volume)
         "WARNING", "INFO", "INFO", "DEBUG", "TRACE",
     };
 
-    if (glfs_set_logging(volume->fs, "-", volume->log_level) < 0)
+    if (glfs_set_logging(volume->fs, volume->log_file, volume->log_level) < 0)
         return -1;
     return glfs_set_xlator_option(volume->fs, volume->name, "log-level",
                                   words[volume->log_level]);
@@ -185,18 +208,20 @@ static struct volume *find(const char *host, const char *name)
 }
 
 /* With the lock. */
-static struct volume *add(const char *host, const char *name, int log_level)
+static struct volume *add(const struct disk *disk)
 {
     struct volume *volume = g_new0(struct volume, 1);
 
-    volume->host = g_strdup(host);
-    volume->name = g_strdup(name);
-    volume->log_level = log_level;
+    volume->host = g_strdup(disk->host);
+    volume->name = g_strdup(disk->volume_name);
+    volume->log_file = g_strdup(disk->log_file);
+    volume->log_level = disk->log_level;
     volume->start_us = g_get_monotonic_time();
     if (!thread_start("gluster-init", start_volume, volume)) {
         volume->state = FAILED;
         volume->distrusted = true;
-        nbd_fail(&volume->why, EAGAIN, "no thread to open volume '%s' with", name);
+        nbd_fail(&volume->why, EAGAIN, "no thread to open volume '%s' with",
+                 volume->name);
     } else {
         g_ptr_array_add(volumes, volume);
     }
@@ -247,16 +272,15 @@ void volumes_fini(void)
     g_mutex_unlock(&lock);
 }
 
-int volume_get(const char *host, const char *name, int log_level, struct volume **ret_volume,
-               struct nbd_failure *why)
+int volume_get(const struct disk *disk, struct volume **ret_volume, struct nbd_failure *why)
 {
     struct volume *volume;
     int r;
 
     g_mutex_lock(&lock);
-    volume = find(host, name);
+    volume = find(disk->host, disk->volume_name);
     if (volume == NULL)
-        volume = add(host, name, log_level);
+        volume = add(disk);
     volume->users++;
     r = await(volume, why);
     g_mutex_unlock(&lock);
