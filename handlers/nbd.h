@@ -117,7 +117,6 @@ struct session {
     int64_t timer_at; /* 0: not running. Monotonic microseconds, as all times here */
     int64_t retry_at; /* in SESSION_WAITING */
     int64_t pause_us; /* before the next attempt */
-    int64_t up_since;
     bool complained;  /* the failed attempts of this loss are in the log */
     int attempt_result;
     struct nbd_failure attempt_why;
@@ -127,7 +126,8 @@ struct session {
     GQueue by_deadline;  /* all */
     GQueue waiting;      /* for a connection */
     GQueue completed;    /* answered by libnbd, not yet looked at */
-    unsigned answers;    /* ever; wraps around */
+    unsigned answers;    /* of servers, ever; wraps around */
+    unsigned answers_before; /* those of earlier connections */
     uint64_t bytes_read; /* by tasks that were answered */
     bool settling;
 

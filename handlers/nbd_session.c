@@ -16,7 +16,6 @@
 
 #define PAUSE_MIN_US INT64_C(100000)
 #define PAUSE_MAX_US INT64_C(5000000)
-#define STABLE_US INT64_C(10000000) /* up for so long: the next loss is a new one */
 #define EVENTS_PER_WAKEUP (CONNECTIONS_MAX + 1)
 #define REPLIES_PER_WAKEUP 64
 #define BYTES_PER_WAKEUP (UINT64_C(1) << 20)
@@ -124,7 +123,7 @@ static void on_connection(struct connection *connection, uint32_t events)
 static void adopt(struct session *session, struct connected *connected)
 {
     session->state = SESSION_UP;
-    session->up_since = g_get_monotonic_time();
+    session->answers_before = session->answers;
     session->piece_max = connected->traits.max_block;
     session->has_allocation = connected->traits.has_allocation;
     session->n_connections = connected->n;
@@ -181,8 +180,8 @@ static void settle_lost_changes(struct session *session)
 
 static void lose_connections(struct session *session)
 {
-    if (g_get_monotonic_time() - session->up_since >= STABLE_US)
-        session->pause_us = PAUSE_MIN_US;
+    if (session->answers != session->answers_before)
+        session->pause_us = PAUSE_MIN_US; /* it was of some use */
     session->host->log(NBD_LOG_WARNING, "nbd '%s': connection lost: %s; connecting again, "
                        "requests wait", session->address->shown, session->broken);
     g_clear_pointer(&session->broken, g_free);

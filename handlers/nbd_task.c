@@ -68,7 +68,8 @@ static int on_completed(void *user_data, int *error)
     struct session *session = task->connection->session;
 
     task->error = *error;
-    session->answers++;
+    if (*error != ENOTCONN)
+        session->answers++;
     if (task->op == NBD_OP_READ)
         session->bytes_read += task->piece;
     queue_task(&session->completed, task);

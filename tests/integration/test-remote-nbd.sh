@@ -307,6 +307,56 @@ touch "$T/right"
 wait $stay
 same "requests fail at once, until the right one is back" "0 " "$? $(cat "$T/stay.out")"
 
+# ---- a connection that breaks at any byte ----
+cat >"$T/cutter.py" <<'EOP'
+import random, selectors, socket, sys, threading
+listen, server = sys.argv[1:]
+def pump(a, b, left):
+    """Pass on that many bytes both ways, then cut, in the middle of a message or not."""
+    peers = {a: b, b: a}
+    ready = selectors.DefaultSelector()
+    for s in peers:
+        ready.register(s, selectors.EVENT_READ)
+    try:
+        while left > 0:
+            for key, _ in ready.select():
+                data = key.fileobj.recv(max(1, min(left, 65536)))
+                if not data:
+                    left = 0
+                    break
+                peers[key.fileobj].sendall(data)
+                left -= len(data)
+    except OSError:
+        pass
+    a.close()
+    b.close()
+random.seed(1)
+s = socket.socket(socket.AF_UNIX)
+s.bind(listen)
+s.listen()
+first = True
+while True:
+    client = s.accept()[0]
+    upstream = socket.socket(socket.AF_UNIX)
+    upstream.connect(server)
+    # Mostly in the middle of the traffic, sometimes in the handshake.
+    left = random.randrange(10, 400) if random.random() < 0.2 else random.randrange(2000000)
+    threading.Thread(target=pump, args=(client, upstream, 1000 if first else left),
+                     daemon=True).start()
+    first = False
+EOP
+truncate -s 32M "$T/whole"
+start_at_socket "$T/whole.sock" "$BUILDDIR/nbd-runner" serve --handler-dir "$HANDLERS" \
+    --file "$T/whole" --unix "$T/whole.sock"
+start_at_socket "$T/cut.sock" "$PYTHON" "$T/cutter.py" "$T/cut.sock" "$T/whole.sock"
+from=$(($(log_lines) + 1))
+check "it is added" add "unix:$T/cut.sock:" name cut opt request_timeout=60 opt connections=1
+check "checked I/O goes on over it" timeout 120 fio --name=v --ioengine=nbd \
+    --uri="$(uri cut)" --rw=randrw --bsrange=512-64k --bs_unaligned=1 --blockalign=512 \
+    --size=32M --io_size=16M --iodepth=16 --verify=crc32c --verify_fatal=1 \
+    --verify_state_save=0 --output="$T/fio.log"
+check "which broke indeed" [ "$(tail -n "+$from" "$LOG" | grep -c 'connected again')" -ge 5 ]
+
 # ---- the end ----
 kill_server
 for name in $(export_names); do
