@@ -345,15 +345,18 @@ struct batch {
     bool file_next; /* then data from a file */
 };
 
+/* False: nothing may follow in this batch. */
 static bool batch_add(struct batch *batch, const void *data, size_t length)
 {
+    size_t part = MIN(length, TURN_BYTES); /* the rest is for another turn */
+
     if (length == 0)
         return true;
     if (batch->n == batch->limit)
         return false;
-    batch->iov[batch->n++] = (struct iovec){ (void *)data, length };
-    batch->bytes += length;
-    return true;
+    batch->iov[batch->n++] = (struct iovec){ (void *)data, part };
+    batch->bytes += part;
+    return part == length;
 }
 
 /* One piece of a reply, `skip` bytes of which are sent already (updated). */
@@ -625,14 +628,15 @@ static void on_end_of_input(struct connection *conn, ssize_t n, int error, size_
 static bool receive(struct connection *conn, uint8_t *scratch, size_t *length)
 {
     struct request *request = conn->receiving;
-    size_t room = conn->large_writes ? SMALL_RECEIVE : SCRATCH_BYTES - *length, part = 0;
-    struct iovec iov[2] = { { NULL, 0 }, { scratch + *length, room } };
+    size_t room = conn->large_writes ? SMALL_RECEIVE : SCRATCH_BYTES - *length;
+    size_t missing = request != NULL ? request->length - request->received : 0, part = 0;
+    struct iovec iov[2] = { { NULL, MIN(missing, TURN_BYTES) }, { scratch + *length, room } };
     ssize_t n;
 
     if (request != NULL)
-        iov[0] = (struct iovec){ (uint8_t *)request->buffer + request->received,
-                                 request->length - request->received };
-    n = readv(conn->fd, request != NULL ? iov : iov + 1, request != NULL ? 2 : 1);
+        iov[0].iov_base = (uint8_t *)request->buffer + request->received;
+    /* Behind a payload that is not whole yet nothing else may be received. */
+    n = readv(conn->fd, missing > 0 ? iov : iov + 1, missing > 0 && missing <= TURN_BYTES ? 2 : 1);
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return false;
     if (n <= 0) {
