@@ -28,6 +28,7 @@ kill_server() {
 add() { cli export add nbd "$@"; }
 descriptors() { ls "/proc/$DAEMON/fd" | wc -l; }
 
+cd "$T" || exit 1 # fio leaves files where it runs
 need_daemon
 idle_descriptors=$(descriptors)
 
@@ -71,7 +72,7 @@ start_nbdkit "$T/mem.sock" memory 64M
 check "memory: the export is added" add "unix:$T/mem.sock:" name memory
 check "memory: random checked I/O" fio --name=v --ioengine=nbd --uri="$(uri memory)" \
     --rw=randrw --bsrange=512-128k --bs_unaligned=1 --blockalign=512 --size=64M --io_size=48M \
-    --iodepth=32 --verify=crc32c --verify_fatal=1 --verify_state_save=0 \
+    --iodepth=32 --verify=crc32c --verify_fatal=1 \
     --output="$T/fio.log"
 kill_server
 
@@ -200,7 +201,7 @@ check "a server to be killed is added" add "unix:$T/disk.sock:" name disk \
     opt request_timeout=20
 fio --name=v --ioengine=nbd --uri="$(uri disk)" --rw=randwrite --bs=4k --size=64M \
     --io_size=16M --iodepth=16 --verify=crc32c --do_verify=1 --verify_fatal=1 \
-    --verify_state_save=0 --rate_iops=2000 \
+    --rate_iops=2000 \
     --output="$T/fio.log" &
 fio=$!
 from=$(($(log_lines) + 1))
@@ -354,7 +355,7 @@ check "it is added" add "unix:$T/cut.sock:" name cut opt request_timeout=60 opt 
 check "checked I/O goes on over it" timeout 120 fio --name=v --ioengine=nbd \
     --uri="$(uri cut)" --rw=randrw --bsrange=512-64k --bs_unaligned=1 --blockalign=512 \
     --size=32M --io_size=16M --iodepth=16 --verify=crc32c --verify_fatal=1 \
-    --verify_state_save=0 --output="$T/fio.log"
+    --output="$T/fio.log"
 check "which broke indeed" [ "$(tail -n "+$from" "$LOG" | grep -c 'connected again')" -ge 5 ]
 
 # ---- the end ----
