@@ -91,8 +91,9 @@ static int connect_failed(const struct cluster *cluster, int err, struct nbd_fai
         return nbd_fail(why, EACCES, "the cluster does not let client.%s in: unknown user, "
                         "wrong key, or a keyring that cannot be read", user);
     case ETIMEDOUT:
-        return nbd_fail(why, ETIMEDOUT, "no monitor of the cluster answered in " CONNECT_SECONDS
-                        " seconds; check mon_host in its ceph.conf, and the monitors");
+        return nbd_fail(why, ETIMEDOUT, "no monitor of the cluster answered in "
+                        CONNECT_SECONDS " seconds; check mon_host in its ceph.conf, and the "
+                        "monitors");
     default:
         return nbd_fail(why, err, "the cluster cannot be connected as client.%s: %s", user,
                         g_strerror(err));

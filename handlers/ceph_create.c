@@ -82,12 +82,12 @@ static int fill(struct job *job)
 static int create_image(struct job *job)
 {
     rbd_image_options_t options;
+    gint order = g_bit_nth_lsf(job->image->object_bytes, -1);
     int r = 0;
 
     rbd_image_options_create(&options);
-    if (job->image->object_bytes != 0)
-        r = rbd_image_options_set_uint64(options, RBD_IMAGE_OPTION_ORDER,
-                                         (uint64_t)g_bit_nth_lsf(job->image->object_bytes, -1));
+    if (order >= 0)
+        r = rbd_image_options_set_uint64(options, RBD_IMAGE_OPTION_ORDER, (uint64_t)order);
     if (r == 0)
         r = rbd_create4(job->session->pool, job->image->name, job->size, options);
     rbd_image_options_destroy(options);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
  *
  * Where an image has data. With the feature fast-diff the object map tells, object by object;
- * without it every object is asked. librbd names what is there, the rest reads as zeroes. Asked
- * in jobs, for worker threads; who gets no answer takes all for data.
+ * without it every object is asked. librbd names what is there, the rest reads as zeroes. It
+ * is asked in jobs, for worker threads; who gets no answer takes all for data.
  */
 #include "ceph.h"
 

@@ -88,7 +88,8 @@ static int give_up(const char *doing, const char *shown, unsigned limit_s,
                    struct nbd_failure *why)
 {
     return nbd_fail(why, ETIMEDOUT, "cannot %s '%s': the cluster did not answer in %u "
-                    "seconds; are enough of its OSDs up (ceph health)?", doing, shown, limit_s);
+                    "seconds; are enough of its OSDs up (ceph health)?", doing, shown,
+                    limit_s);
 }
 
 bool job_run(struct job *job, int *ret_result, struct nbd_failure *why)

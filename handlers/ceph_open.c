@@ -19,8 +19,8 @@ void session_lost(struct session *session)
 {
     atomic_store(&session->cluster->lost, true);
     if (!atomic_exchange(&session->lost, true))
-        host->log(NBD_LOG_ERROR, "ceph: the cluster has blocklisted this client: '%s' is lost, "
-                  "and every request fails until the export is opened again",
+        host->log(NBD_LOG_ERROR, "ceph: the cluster has blocklisted this client: '%s' is "
+                  "lost, and every request fails until the export is opened again",
                   session->image->shown);
 }
 
@@ -238,8 +238,8 @@ static int take_lock(struct job *job)
     if (r == 0)
         r = rbd_lock_acquire(session->rbd, RBD_LOCK_MODE_EXCLUSIVE);
     if (r == -EROFS || r == -EBUSY)
-        return nbd_fail(&job->why, EBUSY, "'%s' is locked by another client, which has it open "
-                        "for writing; close it there", job->image->shown);
+        return nbd_fail(&job->why, EBUSY, "'%s' is locked by another client, which has it "
+                        "open for writing; close it there", job->image->shown);
     if (r < 0)
         return nbd_fail(&job->why, -r, "the lock of '%s' cannot be taken: %s",
                         job->image->shown, g_strerror(-r));

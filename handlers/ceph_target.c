@@ -129,7 +129,8 @@ static int parse_user(const struct nbd_opt *opt, char **ret, struct nbd_failure 
 
     if (g_str_has_prefix(name, "client."))
         name += strlen("client.");
-    if (*name == '\0' || name[strspn(name, G_CSET_a_2_z G_CSET_A_2_Z G_CSET_DIGITS "._-")] != '\0')
+    if (*name == '\0' ||
+        name[strspn(name, G_CSET_a_2_z G_CSET_A_2_Z G_CSET_DIGITS "._-")] != '\0')
         return nbd_fail(why, EINVAL, "user=%s is no client's name such as nbd, which stands "
                         "for client.nbd", opt->value);
     g_free(*ret);
