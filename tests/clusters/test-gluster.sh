@@ -147,6 +147,14 @@ assert h.pread(size, 0) == model
 EOP
 same "1500 random commands leave what they should" 0 $?
 
+check "an export with durable=true" cli gluster create vol/safe size 1M name safe opt durable=true
+check "is written and read" qemu-io -f raw -c 'write -P 9 0 1M' -c 'write -z 0 4k' -c flush \
+    -c 'read -P 0 0 4k' -c 'read -P 9 4k 1020k' "$(uri safe)"
+cli export remove safe >/dev/null
+check "a read-only export" cli export add gluster vol/safe name fixed readonly
+check "is read" qemu-io -r -f raw -c 'read -P 9 4k 1020k' "$(uri fixed)"
+refuses "and not written" 1 "" qemu-io -f raw -c 'write 0 4k' "$(uri fixed)"
+
 # ---- bricks that die and stop ----
 run_writer() { # runs in the background; its output goes to $T/writer
     rm -f "$T/stop"
@@ -248,6 +256,16 @@ check "nor opened" timeout 5 nbdinfo --size "$(uri two)"
 check "and is given up with the cause" await 40 grep -q "has not opened volume 'third' for 20 seconds" "$T/hung"
 same "in time" 1 $((SECONDS - start < 25))
 kill -CONT $GLUSTERD
+
+# ---- a volume that is made anew under its old name ----
+cli gluster delete other/x >/dev/null
+gluster_cli volume stop other force >/dev/null
+gluster_cli volume delete other >/dev/null
+rm -rf "$G/other"-?
+check "the volume is made anew" volume_make other
+check "and used" cli gluster create other/z size 1M
+check "and written" qemu-io -f raw -c 'write -P 4 0 1M' -c flush -c 'read -P 4 0 1M' \
+    "$(uri gluster/other/z)"
 
 # ---- nothing grows ----
 descriptors() { ls /proc/$DAEMON/fd | wc -l; }
