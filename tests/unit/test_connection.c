@@ -9,10 +9,12 @@
 #include <cmocka.h>
 
 #include <endian.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "connection.h"
@@ -112,6 +114,13 @@ static void many_reads_of_a_file_may_be_under_way_at_once(void **state)
     }
 }
 
+/* Replies leave from the page cache only where the system can tell what is in it; valgrind does
+ * not know that call, and Linux has it since 6.5. */
+static bool has_cachestat(void)
+{
+    return syscall(451, -1, NULL, NULL, 0) >= 0 || errno != ENOSYS;
+}
+
 static struct client *in_the_middle_of_a_reply(struct harness *harness, bool structured,
                                                void *first, size_t n)
 {
@@ -137,7 +146,11 @@ static void a_file_that_becomes_short_in_a_simple_reply_ends_the_connection(void
 {
     struct harness *harness = *state;
     uint8_t first[1000];
-    struct client *client = in_the_middle_of_a_reply(harness, false, first, sizeof(first));
+    struct client *client;
+
+    if (!has_cachestat())
+        skip();
+    client = in_the_middle_of_a_reply(harness, false, first, sizeof(first));
 
     client_is_closed_at_last(client);
 
@@ -149,7 +162,11 @@ static void a_file_that_becomes_short_in_a_structured_reply_is_an_error_chunk(vo
     struct harness *harness = *state;
     g_autofree uint8_t *rest = g_malloc(8 * MIB);
     uint8_t head[28], tail[20 + 6];
-    struct client *client = in_the_middle_of_a_reply(harness, true, head, sizeof(head));
+    struct client *client;
+
+    if (!has_cachestat())
+        skip();
+    client = in_the_middle_of_a_reply(harness, true, head, sizeof(head));
 
     client_receives(client, rest, 8 * MIB);
     client_receives(client, tail, sizeof(tail));
