@@ -32,8 +32,8 @@ static int set_host(struct disk *disk, const struct nbd_opt *opt, struct nbd_fai
     if (length == 0 || length > 255 ||
         strspn(opt->value, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
                ".:-_%") != length)
-        return nbd_fail(why, EINVAL, "option host is the name or address of a gluster host, not "
-                        "'%.255s'", opt->value);
+        return nbd_fail(why, EINVAL, "option host is the name or address of a gluster host, "
+                        "not '%.255s'", opt->value);
     g_free(disk->host);
     disk->host = g_strdup(opt->value);
     return 0;
@@ -44,8 +44,8 @@ static int set_host(struct disk *disk, const struct nbd_opt *opt, struct nbd_fai
 static int set_log_file(struct disk *disk, const struct nbd_opt *opt, struct nbd_failure *why)
 {
     if (!disk->dev->trusted)
-        return nbd_fail(why, EPERM, "option log_file is for exports in the configuration only; "
-                        "put this export into a file in conf.d");
+        return nbd_fail(why, EPERM, "option log_file is for exports in the configuration "
+                        "only; put this export into a file in conf.d");
     if (opt->value[0] != '/')
         return nbd_fail(why, EINVAL, "option log_file is an absolute path, not '%s'",
                         opt->value);
@@ -115,8 +115,9 @@ static int parse_opts(struct disk *disk, struct nbd_failure *why)
         while (k < G_N_ELEMENTS(known) && strcmp(known[k].key, dev->opts[i].key) != 0)
             k++;
         if (k == G_N_ELEMENTS(known))
-            return nbd_fail(why, EINVAL, "the gluster handler has no option '%s'; it has host, "
-                            "request_timeout, durable, log_file and log_level", dev->opts[i].key);
+            return nbd_fail(why, EINVAL, "the gluster handler has no option '%s'; it has "
+                            "host, request_timeout, durable, log_file and log_level",
+                            dev->opts[i].key);
         r = known[k].set(disk, &dev->opts[i], why);
         if (r < 0)
             return r;

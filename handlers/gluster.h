@@ -78,8 +78,8 @@ enum { TRIAL_NONE = 1, TRIAL_RUNS, TRIAL_PASSED };
 
 /* Open the file and ask for its attributes; waits no longer than OPEN_LIMIT_S. It takes the
  * caller's reference to the volume, whatever comes of it. Worker thread. */
-int session_open(struct volume *volume, const char *path, int flags, struct session **ret_session,
-                 struct stat *ret_stat, struct nbd_failure *why);
+int session_open(struct volume *volume, const char *path, int flags,
+                 struct session **ret_session, struct stat *ret_stat, struct nbd_failure *why);
 
 /* Any thread; the last one closes the file. */
 struct session *session_ref(struct session *session);

@@ -131,7 +131,8 @@ static int fill(struct disk *disk, glfs_fd_t *fd)
 static int check_space(const struct disk *disk, const struct statvfs *fs,
                        struct nbd_failure *why)
 {
-    uint64_t available = (uint64_t)fs->f_bavail * (fs->f_frsize != 0 ? fs->f_frsize : fs->f_bsize);
+    uint64_t unit = fs->f_frsize != 0 ? fs->f_frsize : fs->f_bsize;
+    uint64_t available = (uint64_t)fs->f_bavail * unit;
 
     if (!disk->dev->prealloc || fs->f_blocks == 0 || disk->dev->size <= available)
         return 0;

@@ -65,8 +65,11 @@ static bool expire(struct disk *disk, guint index)
     bool has_more;
 
     disk->held = (struct queue){NULL, NULL};
-    while ((rq = queue_pop(&all)) != NULL)
-        queue_push((int32_t)(now - progress_of(rq)->give_up_at_s) >= 0 ? &over : &disk->held, rq);
+    while ((rq = queue_pop(&all)) != NULL) {
+        bool is_over = (int32_t)(now - progress_of(rq)->give_up_at_s) >= 0;
+
+        queue_push(is_over ? &over : &disk->held, rq);
+    }
     has_more = disk->held.head != NULL;
     if (!has_more)
         g_ptr_array_remove_index_fast(waiting, index);

@@ -164,8 +164,8 @@ static struct session *session_new(struct volume *volume, const char *path, int 
     return session;
 }
 
-int session_open(struct volume *volume, const char *path, int flags, struct session **ret_session,
-                 struct stat *ret_stat, struct nbd_failure *why)
+int session_open(struct volume *volume, const char *path, int flags,
+                 struct session **ret_session, struct stat *ret_stat, struct nbd_failure *why)
 {
     struct opening *opening = g_new0(struct opening, 1);
     struct session *session = session_new(volume, path, flags);

@@ -33,7 +33,7 @@ struct volume {
 
 static GMutex lock;   /* for all of this file's state */
 static GCond changed; /* some volume has left STARTING */
-static GPtrArray *volumes; /* those that may be given out; idle ones in the order of their use */
+static GPtrArray *volumes; /* that may be given out; idle ones in the order of use */
 
 /* Xlators of the client's side that stand between an answer and the bricks. Write-behind
  * acknowledges writes that it then loses when a brick dies; the others answer reads and opens
@@ -63,9 +63,9 @@ bool thread_start(const char *name, GThreadFunc work, void *arg)
 /* How long an event thread of libgfapi may need for its last steps. */
 #define LAST_STEPS_US (500 * 1000)
 
-/* glfs_fini() calls this function of libglusterfs to wait for the event threads, and then frees
- * what they still look at in their last steps: now and then the process died of that (seen
- * with 10.3). As libgfapi is loaded for this library it finds this one first. */
+/* glfs_fini() calls this function of libglusterfs to wait for the event threads, and then
+ * frees what they still look at in their last steps: now and then the process died of that
+ * (seen with 10.3). As libgfapi is loaded for this library it finds this one first. */
 __attribute__((visibility("default"))) int gf_event_dispatch_destroy(void *pool);
 
 int gf_event_dispatch_destroy(void *pool)
@@ -109,8 +109,8 @@ static int explain(const struct volume *volume, int err, struct nbd_failure *why
                         "'%s'; is the name right and the service running?", volume->host,
                         GLUSTERD_PORT, volume->name);
     case EIO:
-        return nbd_fail(why, EIO, "volume '%s' of gluster host '%s' is stopped, or too many of "
-                        "its bricks are down; see 'gluster volume status'", volume->name,
+        return nbd_fail(why, EIO, "volume '%s' of gluster host '%s' is stopped, or too many "
+                        "of its bricks are down; see 'gluster volume status'", volume->name,
                         volume->host);
     default:
         return nbd_fail(why, err, "volume '%s' of gluster host '%s' cannot be opened: %s",
@@ -259,7 +259,7 @@ void volumes_init(void)
 
 /* What nobody uses ends with the process. glfs_fini() takes up to 10 seconds, by which clients
  * would wait longer for a daemon that restarts; and with all files closed it has nothing to
- * write. This library stays loaded, so that gluster's threads find their code (-z nodelete). */
+ * write. This library stays loaded, so that gluster's threads find their code. */
 void volumes_fini(void)
 {
     g_mutex_lock(&lock);
