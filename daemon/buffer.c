@@ -209,3 +209,8 @@ uint64_t buffer_pool_used(const struct buffer_pool *pool)
 {
     return pool->used + pool->kept;
 }
+
+bool buffer_is_awaited(const struct buffer_pool *pool)
+{
+    return pool->waiters.next != &pool->waiters;
+}

@@ -44,6 +44,8 @@ void buffer_wait_cancel(struct buffer_pool *pool, struct buffer_waiter *waiter);
 /* Who was woken, or waits, and no longer wants anything lets the next one try. */
 void buffer_wait_give_up(struct buffer_pool *pool, struct buffer_waiter *waiter);
 
+bool buffer_is_awaited(const struct buffer_pool *pool); /* somebody waits */
+
 uint64_t buffer_pool_used(const struct buffer_pool *pool); /* bytes lent out, of all kinds */
 
 #endif

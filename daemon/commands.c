@@ -229,10 +229,8 @@ static struct request *new_payload_request(struct connection *conn, const struct
 {
     struct request *request = try_payload_request(conn, cmd);
 
-    if (request == NULL) {
-        buffer_wait(connection_buffers(conn), &conn->memory);
-        conn->paused = true;
-    }
+    if (request == NULL)
+        connection_wait_memory(conn);
     return request;
 }
 

@@ -42,6 +42,7 @@ struct connection_table {
     struct connection *dirty;        /* to be looked after at the end of this turn */
     struct event *look_after;
     struct event *grace;             /* of a shutdown */
+    struct event *pressure;          /* while somebody waits for memory */
     struct request *free_requests;
     unsigned n_free_requests;
     bool draining;
@@ -434,6 +435,7 @@ static void sent(struct connection *conn, size_t n)
         conn->out_sent = conn->out_length = 0;
     while (n > 0)
         sent_reply_bytes(conn, &n);
+    conn->active_ns = loop_now_ns();
 }
 
 /* The data of the first reply, from its file; bytes, 0: it cannot now, or negative errno. */
@@ -767,6 +769,38 @@ static void on_look_after(evutil_socket_t fd, short what, void *arg)
     }
 }
 
+/* ---- When memory is short ---- */
+
+/* Does it hold payload memory for a peer that neither sends nor takes? */
+static bool is_stalled(const struct connection *conn, int64_t now_ns)
+{
+    return conn->phase < PHASE_CLOSING && (conn->receiving != NULL || conn->replies != NULL) &&
+           now_ns - conn->active_ns >= MEMORY_STALL_S * INT64_C(1000000000);
+}
+
+static void on_pressure(evutil_socket_t fd, short what, void *arg)
+{
+    struct connection_table *table = arg;
+    int64_t now_ns = loop_now_ns();
+
+    (void)fd;
+    (void)what;
+    if (!buffer_is_awaited(table->server->buffers))
+        return;
+    for (struct connection *conn = table->first; conn != NULL; conn = conn->next)
+        if (is_stalled(conn, now_ns))
+            connection_close(conn, "it held memory that others waited for, and did not move");
+    evtimer_add(table->pressure, &(struct timeval){ .tv_sec = 1 });
+}
+
+void connection_wait_memory(struct connection *conn)
+{
+    buffer_wait(conn->server->buffers, &conn->memory);
+    conn->paused = true;
+    if (!evtimer_pending(conn->table->pressure, NULL))
+        evtimer_add(conn->table->pressure, &(struct timeval){ .tv_sec = 1 });
+}
+
 /* ---- Accepting ---- */
 
 static void on_deadline(evutil_socket_t fd, short what, void *arg)
@@ -868,6 +902,7 @@ struct connection_table *connection_table_new(struct server *server,
     table->out = g_malloc(SCRATCH_BYTES);
     table->look_after = event_new(loop_base(server->loop), -1, 0, on_look_after, table);
     table->grace = evtimer_new(loop_base(server->loop), on_grace_over, table);
+    table->pressure = evtimer_new(loop_base(server->loop), on_pressure, table);
     return table;
 }
 
@@ -887,6 +922,7 @@ void connection_table_free(struct connection_table *table)
     }
     event_free(table->look_after);
     event_free(table->grace);
+    event_free(table->pressure);
     g_hash_table_destroy(table->by_id);
     g_free(table->in);
     g_free(table->out);

@@ -19,6 +19,7 @@
 
 #define SCRATCH_BYTES (256u << 10)   /* received, and answered, per turn of the loop at most */
 #define INLINE_BYTES_MAX (64u << 10) /* a reply that is built in the scratch buffer */
+#define MEMORY_STALL_S 10            /* without progress, while others wait for memory */
 #define IN_FLIGHT_MAX 1024           /* requests of one connection */
 
 enum phase {
@@ -156,6 +157,10 @@ void connection_enter(struct connection *conn, enum phase phase);
 
 /* Look after it at the end of this turn of the loop: send what can be sent. */
 void connection_touch(struct connection *conn);
+
+/* Pause until payload memory has come back. Clients that hold some of it and have not moved a
+ * byte for MEMORY_STALL_S meanwhile are closed: they may only hold up themselves. */
+void connection_wait_memory(struct connection *conn);
 
 /* Take input again, after a pause, an opening or a completion. */
 void connection_resume(struct connection *conn);
