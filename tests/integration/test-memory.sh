@@ -45,3 +45,8 @@ start = time.monotonic()
 other.sendall(write(2, 1 << 20, b"y" * (1 << 20)))
 magic, error, cookie = struct.unpack(">IIQ", receive(other, 16))
 print("ok" if (magic, error, cookie) == (0x67446698, 0, 2) else "wrong", time.monotonic() - start)
+EOF
+"$PYTHON" "$T/stall.py" "$D/nbd.sock" >"$T/stall" 2>&1
+same "another client's write is done all the same" ok "$(cut -d' ' -f1 <"$T/stall")"
+check "the log says who had to go" is_logged "held memory that others waited for"
+check "the daemon ends with 0" stop_daemon
