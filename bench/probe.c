@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <glib.h>
@@ -284,6 +285,28 @@ void file_fill(const struct options *o)
     g_free(block);
 }
 
+/* How much of the file is in the page cache, from 0 to 1. */
+static double cached_part(int fd)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), pages, cached = 0;
+    off_t length = lseek(fd, 0, SEEK_END);
+    uint8_t *resident;
+    void *map;
+
+    if (length <= 0)
+        return 1;
+    pages = ((size_t)length + page - 1) / page;
+    resident = g_malloc0(pages);
+    map = mmap(NULL, (size_t)length, PROT_READ, MAP_SHARED, fd, 0);
+    if (map == MAP_FAILED || mincore(map, (size_t)length, resident) < 0)
+        die("cannot see what is in the page cache: %s", strerror(errno));
+    munmap(map, (size_t)length);
+    for (size_t i = 0; i < pages; i++)
+        cached += resident[i] & 1;
+    g_free(resident);
+    return (double)cached / (double)pages;
+}
+
 /* Also brings the file into the page cache. */
 void file_check(const struct options *o)
 {
@@ -291,18 +314,21 @@ void file_check(const struct options *o)
     uint8_t *block = g_malloc(FILE_BLOCK);
     uint64_t at = 0;
     bool right = true;
+    double cached;
     ssize_t n;
 
     if (fd < 0)
         die("%s cannot be read: %s", o->address, strerror(errno));
+    cached = cached_part(fd);
+    lseek(fd, 0, SEEK_SET);
     while ((n = read(fd, block, FILE_BLOCK)) > 0) {
         right = right && (!o->verify || pattern_is(block, at, (size_t)n));
         at += (uint64_t)n;
     }
     close(fd);
     g_free(block);
-    printf("{\"bytes\": %llu, \"right\": %s}\n", (unsigned long long)at,
-           right ? "true" : "false");
+    printf("{\"bytes\": %llu, \"cached\": %.3f, \"right\": %s}\n", (unsigned long long)at,
+           cached, right ? "true" : "false");
     if (!right)
         exit(EXIT_FAILURE);
 }
