@@ -10,7 +10,6 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "extents.h"
 #include "log.h"
@@ -20,9 +19,6 @@
 
 #define STOP COMMAND_STOP
 #define SENDFILE_MIN (16u << 10)  /* below, copying costs less than two more system calls */
-#define MAP_MIN (128u << 10)      /* mapped instead: from here ... */
-#define MAP_MAX (8u << 20)        /* ... to here, so that it takes no long time */
-#define PAGE_BYTES 65536          /* mappings begin at a multiple: of the largest page size */
 #define LARGE_WRITE (128u << 10)  /* payloads that are received straight into their buffer */
 #define HOLE_WORTH (32u << 10)    /* zeroes in a read that are worth a chunk of their own */
 #define PARTS_MAX 16              /* chunks that a read is split into */
@@ -291,23 +287,6 @@ static size_t read_inline(struct connection *conn, const struct command *cmd)
     return 0;
 }
 
-/* The page cache as memory to send from: for large reads that takes less than sendfile(),
- * which handles each page by itself. */
-static void map_file(struct request *request)
-{
-    off_t start = request->file_offset & ~(off_t)(PAGE_BYTES - 1);
-    size_t skip = (size_t)(request->file_offset - start);
-    void *mapped = mmap(NULL, skip + request->data_length, PROT_READ, MAP_SHARED | MAP_POPULATE,
-                        request->file, start);
-
-    if (mapped == MAP_FAILED)
-        return;
-    request->mapped = mapped;
-    request->mapped_length = skip + request->data_length;
-    request->data = (uint8_t *)mapped + skip;
-    request->file = -1;
-}
-
 /* From the page cache to the socket. A structured data chunk leaves DONE to a chunk of its
  * own behind the data: it may still fail. */
 static void read_from_cache(struct connection *conn, const struct command *cmd, int file)
@@ -317,8 +296,6 @@ static void read_from_cache(struct connection *conn, const struct command *cmd, 
     request->file = file;
     request->file_offset = (off_t)cmd->offset;
     request->data_length = cmd->length;
-    if (cmd->length >= MAP_MIN && cmd->length <= MAP_MAX)
-        map_file(request);
     request->head_length =
         (unsigned)reply_put_read_head(conn, request->head, cmd->cookie, cmd->offset,
                                       cmd->offset, cmd->length, false);

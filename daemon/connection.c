@@ -24,6 +24,9 @@
 #include "transmission.h"
 
 #define IOV_MAX_USED 64
+#define MAP_MIN (128u << 10)     /* data of a file is sent through a mapping: from here ... */
+#define MAP_MAX (512u << 10)     /* ... so much at once */
+#define PAGE_BYTES_MAX 65536     /* mappings begin at a multiple of every page size */
 #define TURN_BYTES (1u << 20)    /* inline work, and bytes sent, of one connection per turn */
 #define SMALL_RECEIVE 512        /* between large payloads: the next header, not its payload */
 #define FREE_REQUESTS_MAX 4096
@@ -105,7 +108,6 @@ struct request *connection_request_new(struct connection *conn)
     request->rq.data = NULL;
     request->blocks = false;
     request->group = NULL;
-    request->mapped = NULL;
     request->loading = false;
     request->received = request->sent = 0;
     request->data = NULL;
@@ -121,8 +123,6 @@ void connection_request_free(struct connection *conn, struct request *request)
 
     if (request->buffer != NULL)
         buffer_free(conn->server->buffers, request->buffer, request->buffer_size);
-    if (request->mapped != NULL)
-        munmap(request->mapped, request->mapped_length);
     if (table->n_free_requests >= FREE_REQUESTS_MAX) {
         g_free(request);
         return;
@@ -341,7 +341,7 @@ static void pop_reply(struct connection *conn)
 /* What one sendmsg() is to send. */
 struct batch {
     struct iovec iov[IOV_MAX_USED];
-    unsigned n, limit;
+    unsigned n;
     size_t bytes;
     bool file_next; /* then data from a file */
 };
@@ -353,7 +353,7 @@ static bool batch_add(struct batch *batch, const void *data, size_t length)
 
     if (length == 0)
         return true;
-    if (batch->n == batch->limit)
+    if (batch->n == IOV_MAX_USED)
         return false;
     batch->iov[batch->n++] = (struct iovec){ (void *)data, part };
     batch->bytes += part;
@@ -392,7 +392,6 @@ static void make_batch(const struct connection *conn, struct batch *batch)
     const struct request *request = conn->replies;
 
     batch->n = 0;
-    batch->limit = conn->one_by_one ? 1 : IOV_MAX_USED;
     batch->bytes = 0;
     batch->file_next = false;
     /* A reply that has begun goes on before anything else. */
@@ -403,7 +402,7 @@ static void make_batch(const struct connection *conn, struct batch *batch)
     }
     if (conn->out != NULL)
         batch_add(batch, conn->out + conn->out_sent, conn->out_length - conn->out_sent);
-    while (request != NULL && batch->n < batch->limit && batch->bytes < TURN_BYTES) {
+    while (request != NULL && batch->n < IOV_MAX_USED && batch->bytes < TURN_BYTES) {
         if (!batch_add_reply(batch, request))
             return;
         request = request->next;
@@ -438,41 +437,48 @@ static void sent(struct connection *conn, size_t n)
     conn->active_ns = loop_now_ns();
 }
 
-/* The data of the first reply, from its file; bytes, 0: it cannot now, or negative errno. */
+/* Send a range of a file through a mapping that lasts for the call only. */
+static ssize_t send_mapped(int fd, int file, off_t offset, size_t length, int more)
+{
+    off_t start = offset & ~(off_t)(PAGE_BYTES_MAX - 1);
+    size_t skip = (size_t)(offset - start);
+    void *mapped = mmap(NULL, skip + length, PROT_READ, MAP_SHARED | MAP_POPULATE, file, start);
+    ssize_t n;
+
+    if (mapped == MAP_FAILED)
+        return sendfile(fd, file, &offset, length);
+    n = send(fd, (uint8_t *)mapped + skip, length, MSG_NOSIGNAL | MSG_DONTWAIT | more);
+    if (n < 0 && errno == EFAULT)
+        errno = EIO; /* the file has become shorter */
+    munmap(mapped, skip + length);
+    return n;
+}
+
+/* The data of the first reply, from its file; bytes, 0: it cannot now, or negative errno.
+ * sendfile(2) handles each page by itself: from MAP_MIN up a mapping costs less. */
 static ssize_t send_file(struct connection *conn)
 {
     struct request *request = conn->replies;
-    size_t done = request->sent - request->head_length;
+    size_t done = request->sent - request->head_length, rest = request->data_length - done;
     off_t offset = request->file_offset + (off_t)done;
-    size_t want = MIN(request->data_length - done, TURN_BYTES / 2);
-    ssize_t n = sendfile(conn->fd, request->file, &offset, want);
+    size_t want = MIN(rest, MAP_MAX);
+    int more = rest > want || request->tail_length > 0 || request->next != NULL ? MSG_MORE : 0;
+    ssize_t n = want >= MAP_MIN ? send_mapped(conn->fd, request->file, offset, want, more)
+                                : sendfile(conn->fd, request->file, &offset, want);
 
     if (n > 0)
         sent(conn, (size_t)n);
-    else if (n == 0)
-        transmission_file_failed(conn, request, -EIO); /* it has become shorter */
-    else if (errno == EIO)
-        transmission_file_failed(conn, request, -EIO);
+    else if (n == 0 || errno == EIO)
+        transmission_file_failed(conn, request, -EIO); /* 0: it has become shorter */
     else
         return -errno;
     return n > 0 ? n : 0;
 }
 
-/* Sending piece by piece: does output follow that could go at once? */
-static bool is_part(const struct connection *conn, const struct batch *batch)
-{
-    const struct request *request = conn->replies;
-    size_t left = conn->out_length - conn->out_sent;
-
-    if (!conn->one_by_one || request == NULL)
-        return false;
-    return request->next != NULL || batch->bytes < left + reply_size(request) - request->sent;
-}
-
 static ssize_t send_batch(struct connection *conn, const struct batch *batch)
 {
     struct msghdr message = { .msg_iov = (struct iovec *)batch->iov, .msg_iovlen = batch->n };
-    int more = batch->file_next || is_part(conn, batch) ? MSG_MORE : 0;
+    int more = batch->file_next ? MSG_MORE : 0;
     ssize_t n = sendmsg(conn->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT | more);
 
     if (n < 0)
@@ -510,23 +516,11 @@ static void settle_out(struct connection *conn)
     }
 }
 
-/* A mapped file has become shorter, but the kernel does not say which piece of a batch it
- * was: the next attempts are one piece each. */
-static void on_fault(struct connection *conn)
-{
-    if (!conn->one_by_one)
-        conn->one_by_one = true;
-    else if (conn->replies != NULL && conn->replies->mapped != NULL)
-        transmission_file_failed(conn, conn->replies, -EIO);
-    else
-        connection_close(conn, "its output could not be read");
-}
-
 /* Go on when the socket takes more. By then what the next reply refers to may have left the
- * page cache: it is looked at again, piece by piece. */
+ * page cache: it is looked at again. */
 static void wait_writable(struct connection *conn)
 {
-    conn->one_by_one = true;
+    conn->recheck = true;
     event_add(conn->writable, NULL);
 }
 
@@ -535,9 +529,9 @@ static bool is_loading(struct connection *conn)
 {
     struct request *request = conn->replies;
 
-    if (!conn->one_by_one || request == NULL || (request->file < 0 && request->mapped == NULL))
-        return request != NULL && request->loading;
-    if (!request->loading && !transmission_is_cached(conn, request))
+    if (request == NULL)
+        return false;
+    if (conn->recheck && request->file >= 0 && !transmission_is_cached(conn, request))
         transmission_load(conn, request);
     return request->loading;
 }
@@ -560,15 +554,13 @@ static void flush(struct connection *conn)
             wait_writable(conn);
             return;
         }
-        if (n == -EFAULT)
-            on_fault(conn);
-        else if (n < 0 && n != -EINTR)
+        if (n < 0 && n != -EINTR)
             connection_close(conn, n == -EPIPE || n == -ECONNRESET ? "the client went away"
                                                                    : strerror((int)-n));
         budget -= MIN(budget, (size_t)MAX(n, 0));
     }
     if (!has_output(conn))
-        conn->one_by_one = false;
+        conn->recheck = false;
 }
 
 /* ---- Input ---- */

@@ -70,7 +70,7 @@ struct connection {
     bool paused;                    /* takes no input until connection_resume() */
     bool again;                     /* has kept input that may be taken without new bytes */
     bool taking;                    /* in its turn: what completes is flushed at the end */
-    bool one_by_one;                /* sends one piece at a time, to see which one fails */
+    bool recheck;                   /* replies have waited: is their data still cached? */
     bool over_limit;                /* may negotiate, but not use an export */
     struct connection *next_dirty;
     struct buffer_waiter memory;    /* waits for a payload buffer */

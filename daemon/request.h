@@ -55,8 +55,6 @@ struct request {
     const void *data;
     int file;                 /* -1: memory */
     off_t file_offset;
-    void *mapped;             /* where data of a file is mapped, or NULL */
-    size_t mapped_length;
     bool loading;             /* its data has left the page cache and is being read */
     size_t data_length;
     uint8_t tail[REPLY_HEAD_MAX]; /* a last chunk that follows the data */

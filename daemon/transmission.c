@@ -9,7 +9,6 @@
 #include <endian.h>
 #include <errno.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include <glib.h>
 
@@ -356,9 +355,6 @@ static void take_rest(struct request *request, void *buffer)
 {
     size_t done = sent_data(request);
 
-    if (request->mapped != NULL)
-        munmap(request->mapped, request->mapped_length);
-    request->mapped = NULL;
     request->file = -1;
     request->buffer = buffer;
     request->buffer_size = request->data_length - done;

@@ -14,7 +14,7 @@ size_t transmission_receive(struct connection *conn, const struct input *input);
 /* A reply from a file could not be sent to its end. */
 void transmission_file_failed(struct connection *conn, struct request *request, int error);
 
-/* Can what is left of the data of a reply, a file's or mapped, be sent without waiting for
+/* Can what is left of the data of a reply, a file's, be sent without waiting for
  * storage? If not, read it; the reply waits (request->loading). */
 bool transmission_is_cached(const struct connection *conn, const struct request *request);
 void transmission_load(struct connection *conn, struct request *request);
