@@ -182,17 +182,20 @@ static void set_port(struct sockaddr *address, int port)
         ((struct sockaddr_in *)address)->sin_port = htons((uint16_t)port);
 }
 
-/* What accepted sockets inherit, so that accepting costs no further system call: no delay,
- * and a peer that is gone is noticed after a minute. */
+/* What accepted sockets inherit, so that accepting costs no further system call: no delay; an
+ * idle peer that is gone is noticed after a minute; one that neither acknowledges nor takes
+ * what it has asked for, after five. A shorter time would cut clients that merely pause. */
 static void set_tcp_options(int fd)
 {
     int on = 1, idle_s = 30, interval_s = 10, count = 3;
+    unsigned user_timeout_ms = 300000;
 
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof(interval_s));
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_timeout_ms, sizeof(user_timeout_ms));
 }
 
 /* A socket bound to one address; `only_v6`: leave IPv4 to another socket. */

@@ -52,6 +52,23 @@ refuses "a busy port ends with 1" 1 "$port" timeout 20 "$BUILDDIR/nbd-runner" se
     --handler-dir "$HANDLERS" --file "$T/original" --addr 127.0.0.1 --port "$port"
 check "it ends with 0" stop_daemon
 
+# Writes of zeroes leave holes where that was asked for, and only there.
+used=()
+for value in on off; do
+    head -c 8M /dev/urandom >"$T/zeroed"
+    start_serve --file "$T/zeroed" --unix "$SOCK" --opt detect-zeroes=$value ||
+        fail "serve with detect-zeroes=$value starts" "$LOG"
+    check "zeroes are written, detect-zeroes=$value" qemu-io -f raw -c "write -P 0 0 4M" \
+        -c "write -P 0 5M 64k" -c "read -P 0 0 4M" -c "read -P 0 5M 64k" \
+        "nbd+unix:///?socket=$SOCK"
+    check "it ends with 0" stop_daemon
+    used[${#used[@]}]=$(stat -c %b "$T/zeroed")
+done
+check "detected zeroes are holes (${used[0]} blocks)" test "${used[0]}" -lt 9000
+check "others are not (${used[1]} blocks)" test "${used[1]}" -ge 16384
+refuses "another value is refused" 1 "detect-zeroes" timeout 20 "$BUILDDIR/nbd-runner" serve \
+    --handler-dir "$HANDLERS" --file "$T/zeroed" --unix "$SOCK" --opt detect-zeroes=maybe
+
 serve_fails() { timeout 20 "$BUILDDIR/nbd-runner" serve --handler-dir "$HANDLERS" "$@"; }
 refuses "a file that is not there ends with 1" 1 "$T/none" serve_fails --file "$T/none" --unix "$SOCK"
 refuses "serve without a file ends with 1" 1 "file" serve_fails --unix "$SOCK"

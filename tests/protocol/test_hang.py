@@ -340,6 +340,7 @@ def accepted_tcp_sockets_have_nodelay_and_keepalive(server):
         same("idle, interval, count", (30, 10, 3),
              tuple(option(socket.IPPROTO_TCP, name) for name in (
                  socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)))
+        same("user timeout, ms", 300000, option(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
 
 
 # ---- What needs to know how many clients there are: now nobody waits any more ----
