@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
 #
 # A private GlusterFS on one host, for tests: a glusterd on a loopback address of its own, and
-# volumes of three replicas, all below $T/g. To be sourced by bash after integration/lib.sh,
-# whose at_end() it extends; knows no test. Needs root: bricks have trusted.* attributes.
+# volumes of three replicas, all below $T/g. To be sourced by bash after lib.sh, whose
+# at_end() it extends; knows no test. Needs root: bricks have trusted.* attributes.
 
 G=$T/g
 # glusterd listens on a fixed port, and its tools refuse 127.0.0.1.
@@ -108,3 +108,4 @@ gluster_stop() {
     done < <(find "$G/run" -name '*.pid' 2>/dev/null)
 }
 trap 'code=$?; gluster_stop; (exit $code); at_end' EXIT
+clean_up_after_death gluster_stop
