@@ -22,6 +22,8 @@ struct network {
 
 struct acl {
     GArray *networks; /* struct network */
+    char **entries;   /* the same as text */
+    bool default_deny;
 };
 
 static const uint8_t v4_prefix[12] = { [10] = 0xff, [11] = 0xff };
@@ -114,6 +116,7 @@ int acl_new(const char *const *entries, struct acl **ret_acl, struct nbd_failure
     struct acl *acl = g_new0(struct acl, 1);
 
     acl->networks = g_array_new(FALSE, FALSE, sizeof(struct network));
+    acl->entries = entries != NULL ? g_strdupv((char **)entries) : g_new0(char *, 1);
     for (; entries != NULL && *entries != NULL; entries++) {
         struct network network;
 
@@ -140,7 +143,23 @@ void acl_free(struct acl *acl)
     if (acl == NULL)
         return;
     g_array_free(acl->networks, TRUE);
+    g_strfreev(acl->entries);
     g_free(acl);
+}
+
+const char *const *acl_entries(const struct acl *acl)
+{
+    return (const char *const *)acl->entries;
+}
+
+void acl_set_default_deny(struct acl *acl, bool default_deny)
+{
+    acl->default_deny = default_deny;
+}
+
+bool acl_default_deny(const struct acl *acl)
+{
+    return acl->default_deny;
 }
 
 bool acl_contains(const struct acl *acl, const struct sockaddr *address)
@@ -153,6 +172,13 @@ bool acl_contains(const struct acl *acl, const struct sockaddr *address)
         if (contains(&g_array_index(acl->networks, struct network, i), bytes))
             return true;
     return false;
+}
+
+bool acl_allows(const struct acl *acl, const struct sockaddr *address)
+{
+    if (address->sa_family == AF_UNIX)
+        return true;
+    return acl->networks->len > 0 ? acl_contains(acl, address) : !acl->default_deny;
 }
 
 bool acl_is_loopback(const struct sockaddr *address)

@@ -337,10 +337,12 @@ struct config *config_new(void)
         .nbd_socket = g_strdup(RUN_DIR "/nbd-runner/nbd.sock"),
         .rpc_allow = g_new0(char *, 1),
         .rpc_max_clients = 256,
+        .nbd_allow = g_new0(char *, 1),
         .threads = 1,
         .gluster_host = g_strdup("localhost"),
         .negotiation_timeout_s = 10,
         .max_connections = 1024,
+        .max_export_connections = 128,
         .max_inflight_bytes = 256 << 20,
         .drain_timeout_s = 25,
         .log_level = NBD_LOG_INFO,
@@ -370,6 +372,7 @@ void config_free(struct config *config)
     g_free(config->rpc_socket);
     g_free(config->nbd_socket);
     g_strfreev(config->rpc_allow);
+    g_strfreev(config->nbd_allow);
     g_free(config->gluster_host);
     g_free(config->log_target);
     g_free(config->user);

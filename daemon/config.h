@@ -30,10 +30,12 @@ struct config {
     char *nbd_socket;
     char **rpc_allow;   /* addresses or CIDR networks, besides loopback and the socket */
     unsigned rpc_max_clients;
+    char **nbd_allow;   /* the same for NBD; empty: everybody */
     unsigned threads;   /* worker threads one export may keep busy, 1..16 */
     char *gluster_host;
     unsigned negotiation_timeout_s;
     unsigned max_connections;
+    unsigned max_export_connections; /* of one export that does not say */
     uint64_t max_inflight_bytes; /* of request payload in the daemon */
     unsigned drain_timeout_s;    /* at SIGTERM */
     enum nbd_log_level log_level;

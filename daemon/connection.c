@@ -16,6 +16,7 @@
 
 #include <glib.h>
 
+#include "acl.h"
 #include "commands.h"
 #include "handshake.h"
 #include "listener.h"
@@ -32,11 +33,15 @@
 #define FREE_REQUESTS_MAX 4096
 #define SHUTDOWN_GRACE_US 250000 /* in which clients are told that the server shuts down */
 #define LAST_WORD_S 1            /* of a handshake that outlived its time while an export opened */
+#define TURNED_AWAY_NS INT64_C(1000000000) /* between lines about peers who may not connect */
 #define HANDSHAKES_BEYOND 4096   /* connections beyond the limit that are at least told so */
 
 struct connection_table {
     struct server *server;
     struct connection_limits limits;
+    struct acl *allowed;             /* nbd_allow */
+    int64_t turned_away_ns;          /* when the log last said so */
+    unsigned turned_away;            /* peers that it has not mentioned since */
     struct connection *first, *last; /* in order of ids */
     GHashTable *by_id;
     uint64_t last_id;
@@ -833,18 +838,57 @@ static void append(struct connection_table *table, struct connection *conn)
     table->count++;
 }
 
+/* The sentence against letting the peer in at all, or NULL. */
+static const char *no_admission(const struct connection_table *table,
+                                const struct sockaddr *peer)
+{
+    if (!acl_allows(table->allowed, peer))
+        return "its address is not in nbd_allow";
+    if (table->draining)
+        return "the server is shutting down";
+    if (table->count >= table->limits.max_connections + HANDSHAKES_BEYOND)
+        return "far beyond max_connections";
+    return NULL;
+}
+
+/* Who keeps knocking must not fill the log: one line a second at most. */
+static void turn_away(struct connection_table *table, int fd, const struct sockaddr *peer,
+                      const char *why)
+{
+    int64_t now_ns = loop_now_ns();
+
+    table->turned_away++;
+    if (table->turned_away_ns == 0 || now_ns - table->turned_away_ns >= TURNED_AWAY_NS) {
+        g_autofree char *name = listener_peer_name(fd, peer);
+        g_autofree char *others = table->turned_away == 1 ? g_strdup("")
+                                      : g_strdup_printf(" (and %u others since the last such "
+                                                        "line)", table->turned_away - 1);
+
+        log_warning("client %s: closed at once: %s%s", name, why, others);
+        table->turned_away_ns = now_ns;
+        table->turned_away = 0;
+    }
+    close(fd);
+}
+
+static void remember_address(struct connection *conn, const struct sockaddr *peer)
+{
+    if (peer->sa_family == AF_INET)
+        memcpy(&conn->address.v4, peer, sizeof(conn->address.v4));
+    else if (peer->sa_family == AF_INET6)
+        memcpy(&conn->address.v6, peer, sizeof(conn->address.v6));
+    else
+        conn->address.any.sa_family = peer->sa_family;
+}
+
 void connection_accept(void *arg, int fd, const struct sockaddr *peer)
 {
     struct connection_table *table = arg;
+    const char *why_not = no_admission(table, peer);
     struct connection *conn;
 
-    if (table->draining || table->count >= table->limits.max_connections + HANDSHAKES_BEYOND) {
-        g_autofree char *name = listener_peer_name(fd, peer);
-
-        log_warning("client %s: closed at once: %s", name,
-                    table->draining ? "the server is shutting down"
-                                    : "far beyond max_connections");
-        close(fd);
+    if (why_not != NULL) {
+        turn_away(table, fd, peer, why_not);
         return;
     }
     conn = g_new0(struct connection, 1);
@@ -852,6 +896,7 @@ void connection_accept(void *arg, int fd, const struct sockaddr *peer)
     conn->server = table->server;
     conn->fd = fd;
     conn->peer = listener_peer_name(fd, peer);
+    remember_address(conn, peer);
     conn->over_limit = table->count >= table->limits.max_connections;
     conn->since_us = g_get_real_time();
     conn->active_ns = loop_now_ns();
@@ -882,13 +927,41 @@ static void on_grace_over(evutil_socket_t fd, short what, void *arg)
         connection_finish(conn, "the server is shutting down");
 }
 
+static void on_access_changed(void *arg, struct export *export)
+{
+    struct connection_table *table = arg;
+
+    for (struct connection *conn = table->first; conn != NULL; conn = conn->next)
+        if (conn->export == export && !acl_allows(export->acl, &conn->address.any))
+            connection_close(conn, "it is not in the access list of the export any more");
+}
+
+int connection_table_allow(struct connection_table *table, const char *const *allowed,
+                           struct nbd_failure *why)
+{
+    struct acl *acl;
+    int r = acl_new(allowed, &acl, why);
+
+    if (r < 0)
+        return r;
+    acl_free(table->allowed);
+    table->allowed = acl;
+    for (struct connection *conn = table->first; conn != NULL; conn = conn->next)
+        if (!acl_allows(acl, &conn->address.any))
+            connection_close(conn, "its address is not in nbd_allow any more");
+    return 0;
+}
+
 struct connection_table *connection_table_new(struct server *server,
                                               const struct connection_limits *limits)
 {
     struct connection_table *table = g_new0(struct connection_table, 1);
+    int r = acl_new(limits->allowed, &table->allowed, NULL);
 
+    g_assert(r == 0);
     table->server = server;
     table->limits = *limits;
+    registry_watch_access(server->registry, on_access_changed, table);
     table->by_id = g_hash_table_new(g_int64_hash, g_int64_equal);
     table->in = g_malloc(SCRATCH_BYTES);
     table->out = g_malloc(SCRATCH_BYTES);
@@ -912,6 +985,8 @@ void connection_table_free(struct connection_table *table)
         table->free_requests = request->next;
         g_free(request);
     }
+    registry_watch_access(table->server->registry, NULL, NULL);
+    acl_free(table->allowed);
     event_free(table->look_after);
     event_free(table->grace);
     event_free(table->pressure);

@@ -7,6 +7,7 @@
 #ifndef NR_CONNECTION_H
 #define NR_CONNECTION_H
 
+#include <netinet/in.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -37,6 +38,13 @@ struct input {
     size_t length;
 };
 
+/* Where a client is; of a Unix socket's only the family is known. */
+union peer_address {
+    struct sockaddr any;
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+};
+
 struct connection {
     struct connection_table *table; /* not owned */
     struct server *server;          /* not owned */
@@ -45,6 +53,7 @@ struct connection {
     int fd;
     enum phase phase;
     char *peer;                     /* "127.0.0.1:40312", "unix:PID" */
+    union peer_address address;
     const char *why;                /* it ends, for the log */
     int64_t since_us;
     int64_t active_ns;              /* loop_now_ns() of the last bytes received */
@@ -102,6 +111,7 @@ struct connection_table;
 struct connection_limits {
     unsigned max_connections;
     unsigned negotiation_timeout_s;
+    const char *const *allowed; /* nbd_allow: entries of acl.h that were checked already */
 };
 
 struct connection_table *connection_table_new(struct server *server,
@@ -111,6 +121,11 @@ void connection_table_free(struct connection_table *table);
 
 /* The callback for listener_set_new(); arg is the table. */
 void connection_accept(void *table, int fd, const struct sockaddr *peer);
+
+/* Change who may connect (nbd_allow); those who may not any more are disconnected. -EINVAL
+ * names the entry, and nothing has changed. */
+int connection_table_allow(struct connection_table *table, const char *const *allowed,
+                           struct nbd_failure *why);
 
 /* Begin to end them all (server->stopping is set): nobody is let in, what is in flight is
  * answered, what comes is refused with ESHUTDOWN for a moment, then each is closed. */

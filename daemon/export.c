@@ -11,6 +11,7 @@
 
 #include <json-c/json.h>
 
+#include "acl.h"
 #include "extents.h"
 #include "log.h"
 #include "nbd_protocol.h"
@@ -70,6 +71,8 @@ struct registry {
     GTree *by_name;       /* name -> struct export */
     GHashTable *by_store; /* "handler target" -> struct export */
     GHashTable *leaving;  /* removed, not yet gone */
+    void (*on_access_changed)(void *arg, struct export *export);
+    void *access_arg;
 };
 
 static void advance(struct export *export);
@@ -184,8 +187,21 @@ static void on_linger(evutil_socket_t fd, short what, void *arg)
     advance(export);
 }
 
+static void set_changeable(struct export *export, const struct export_spec *spec,
+                           struct acl *acl)
+{
+    acl_set_default_deny(acl, spec->default_deny);
+    export->acl = acl;
+    export->description = g_strdup(spec->description != NULL ? spec->description : "");
+    export->hidden = spec->hidden;
+    export->max_connections = spec->max_connections;
+    export->request_timeout_s = spec->request_timeout_s;
+    export->drain_timeout_s = spec->drain_timeout_s;
+}
+
+/* Takes over name and acl. */
 static struct export *export_new(struct registry *registry, const struct export_spec *spec,
-                                 char *name)
+                                 char *name, struct acl *acl)
 {
     struct export *export = g_new0(struct export, 1);
     struct export_private *x = g_new0(struct export_private, 1);
@@ -203,7 +219,7 @@ static struct export *export_new(struct registry *registry, const struct export_
         g_strlcpy(export->id, id, sizeof(export->id));
     }
     export->name = name;
-    export->description = g_strdup(spec->description != NULL ? spec->description : "");
+    set_changeable(export, spec, acl);
     export->handler_name = g_strdup(spec->handler);
     export->target = g_strdup(spec->target);
     export->origin = spec->origin;
@@ -241,6 +257,7 @@ static void export_free(void *data)
     g_ptr_array_free(export->mappings, TRUE);
     if (export->unknown_json != NULL)
         json_object_put(export->unknown_json);
+    acl_free(export->acl);
     g_free(export->name);
     g_free(export->description);
     g_free(export->handler_name);
@@ -364,9 +381,11 @@ int registry_add(struct registry *registry, const struct export_spec *spec, bool
                                                                         : default_name(spec);
     bool saved = spec->id != NULL || spec->origin != EXPORT_BY_RPC;
     struct export *export;
+    struct acl *acl;
     int r;
 
-    if ((r = check_target(spec, why)) < 0 || (r = check_opts(spec, why)) < 0 || (r = check_name(name, why)) < 0 ||
+    if ((r = check_target(spec, why)) < 0 || (r = check_opts(spec, why)) < 0 ||
+        (r = check_name(name, why)) < 0 ||
         (r = check_collision(registry, spec, name, why)) < 0)
         return r;
     if (handler_find(registry->server->handlers, spec->handler) == NULL && !saved) {
@@ -375,7 +394,9 @@ int registry_add(struct registry *registry, const struct export_spec *spec, bool
         return nbd_fail(why, ENOENT, "there is no handler %s here; \"nbd-cli status\" lists "
                         "those that are loaded", quoted);
     }
-    export = export_new(registry, spec, g_steal_pointer(&name));
+    if ((r = acl_new(spec->acl, &acl, why)) < 0)
+        return r;
+    export = export_new(registry, spec, g_steal_pointer(&name), acl);
     export->state = creating ? EXPORT_CREATING : EXPORT_READY;
     if (export->handler == NULL) {
         export->state = EXPORT_FAULTED;
@@ -386,6 +407,54 @@ int registry_add(struct registry *registry, const struct export_spec *spec, bool
     g_hash_table_insert(registry->by_store, store_key(spec->handler, spec->target), export);
     *ret_export = export;
     return 0;
+}
+
+/* ---- What may change ---- */
+
+void export_get_spec(const struct export *export, struct export_spec *ret_spec)
+{
+    *ret_spec = (struct export_spec){
+        .id = export->id, .name = export->name, .description = export->description,
+        .handler = export->handler_name, .target = export->target, .opts = export->opts,
+        .origin = export->origin, .origin_file = export->origin_file, .size = export->size,
+        .prealloc = export->prealloc, .readonly = export->readonly,
+        .created_us = export->created_us, .acl = acl_entries(export->acl),
+        .default_deny = acl_default_deny(export->acl), .hidden = export->hidden,
+        .max_connections = export->max_connections,
+        .request_timeout_s = export->request_timeout_s,
+        .drain_timeout_s = export->drain_timeout_s,
+    };
+}
+
+int export_apply(struct export *export, const struct export_spec *spec,
+                 struct nbd_failure *why)
+{
+    const struct registry *registry = export->private->registry;
+    char *old_description = export->description; /* the spec may refer to both */
+    struct acl *old_acl = export->acl, *acl;
+    int r = acl_new(spec->acl, &acl, why);
+
+    if (r < 0)
+        return r;
+    set_changeable(export, spec, acl);
+    acl_free(old_acl);
+    g_free(old_description);
+    if (registry->on_access_changed != NULL)
+        registry->on_access_changed(registry->access_arg, export);
+    return 0;
+}
+
+unsigned export_connection_limit(const struct export *export)
+{
+    return export->max_connections > 0 ? export->max_connections
+                                       : export->server->config->max_export_connections;
+}
+
+void registry_watch_access(struct registry *registry,
+                           void (*on_changed)(void *arg, struct export *export), void *arg)
+{
+    registry->on_access_changed = on_changed;
+    registry->access_arg = arg;
 }
 
 void registry_remove(struct export *export, void (*on_gone)(void *arg), void *arg)

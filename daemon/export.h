@@ -41,6 +41,15 @@ struct export_spec {
     uint64_t size;           /* 0: what the backing store has */
     bool prealloc, readonly;
     int64_t created_us;      /* 0: now */
+
+    /* What may change later, by export_apply(); description as well. */
+    const char *const *acl;  /* who may connect: addresses and networks (acl.h), NULL-
+                                terminated; NULL or empty: everybody, unless default_deny */
+    bool default_deny;
+    bool hidden;             /* not shown to clients that list; served to who names it */
+    unsigned max_connections;   /* 0: the daemon's max_export_connections */
+    unsigned request_timeout_s; /* 0: the daemon's request_timeout */
+    unsigned drain_timeout_s;   /* 0: the daemon's drain_timeout */
 };
 
 /* Counters of one export, and of the daemon. */
@@ -64,6 +73,9 @@ struct export {
     struct nbd_failure fault;
     uint64_t size;                     /* bytes; of the backing store once it was open */
     bool prealloc, readonly;
+    struct acl *acl;                   /* who may connect; never NULL */
+    bool hidden;                       /* from clients that list */
+    unsigned max_connections, request_timeout_s, drain_timeout_s; /* 0: the daemon's */
     bool detect_zeroes;                /* writes of zeroes become WRITE_ZEROES */
     int64_t created_us;                /* since 1970 */
     struct nbd_device dev;             /* what the handler sees */
@@ -73,7 +85,6 @@ struct export {
 
     /* Written by the data path. */
     unsigned connections;              /* in transmission, or opening for it */
-    unsigned max_connections;          /* 0: no limit of its own */
     struct export_counters counters;
     unsigned blocking;                 /* requests on workers, for a handler that blocks */
     struct request *blocked, **blocked_tail; /* that wait for a worker */
@@ -103,6 +114,22 @@ void registry_free(struct registry *registry);
  * is given (loaded from the state file), else -ENOENT. */
 int registry_add(struct registry *registry, const struct export_spec *spec, bool creating,
                  struct export **ret_export, struct nbd_failure *why);
+
+/* The definition as it is now; strings stay the export's. */
+void export_get_spec(const struct export *export, struct export_spec *ret_spec);
+
+/* Change what may change while it is in use: description, acl, default_deny, hidden and the
+ * three limits; of the rest of the spec nothing is looked at. Clients that are not allowed any
+ * more are disconnected. All or nothing; -EINVAL names the entry. The caller saves it. */
+int export_apply(struct export *export, const struct export_spec *spec,
+                 struct nbd_failure *why);
+
+/* What max_connections comes to. */
+unsigned export_connection_limit(const struct export *export);
+
+/* Have on_changed(arg, export) called on the loop whenever an access list has changed. */
+void registry_watch_access(struct registry *registry,
+                           void (*on_changed)(void *arg, struct export *export), void *arg);
 
 /* Hide the name now. The export is closed and freed when its last user has left; then
  * on_gone(arg), which may be NULL. */

@@ -12,6 +12,7 @@
 
 #include <glib.h>
 
+#include "acl.h"
 #include "log.h"
 #include "meta_context.h"
 #include "nbd_protocol.h"
@@ -122,6 +123,37 @@ static struct export *find_export(struct connection *conn, const char *name,
     return registry_find(registry, name);
 }
 
+/* ---- Who may use an export ---- */
+
+/* May it know of the export, and use it? */
+static bool is_allowed(const struct connection *conn, const struct export *export)
+{
+    return acl_allows(export->acl, &conn->address.any);
+}
+
+/* The sentence against using an export now, and the reply type; 0: there is none. */
+static uint32_t objection(const struct connection *conn, const struct export *export,
+                          struct nbd_failure *why)
+{
+    if (conn->server->stopping) {
+        nbd_fail(why, ESHUTDOWN, "the server is shutting down");
+        return NBD_REP_ERR_SHUTDOWN;
+    }
+    if (!is_allowed(conn, export))
+        nbd_fail(why, EACCES, "%s may not use export \"%s\": its address is not in the access "
+                 "list (acl of the export)", conn->peer, export->name);
+    else if (conn->over_limit)
+        nbd_fail(why, EMFILE, "the server has its most connections (max_connections in "
+                 "[generic])");
+    else if (export->connections >= export_connection_limit(export))
+        nbd_fail(why, EMFILE, "export \"%s\" has its most connections, %u (max_connections of "
+                 "the export, or max_export_connections in [generic])", export->name,
+                 export_connection_limit(export));
+    else
+        return 0;
+    return NBD_REP_ERR_POLICY;
+}
+
 /* ---- Opening an export: INFO, GO, EXPORT_NAME ---- */
 
 /* The contexts that were chosen hold for the export that they were chosen for. */
@@ -220,21 +252,37 @@ static void opening_free(struct opening *o)
     g_free(o);
 }
 
+/* EXPORT_NAME has no error: the log tells. */
+static bool refuse_export(struct connection *conn, uint32_t option, uint32_t type,
+                          const struct nbd_failure *why)
+{
+    if (option != NBD_OPT_EXPORT_NAME)
+        return refuse(conn, option, type, "%s", why->message);
+    connection_log(conn, NBD_LOG_INFO, "EXPORT_NAME refused: %s", why->message);
+    connection_close(conn, "it may not have the export, and EXPORT_NAME has no error");
+    return false;
+}
+
 static void on_open_failed(struct connection *conn, const struct opening *o, int result,
                            const struct nbd_failure *why)
 {
     connection_enter(conn, PHASE_OPTIONS);
-    if (o->option == NBD_OPT_EXPORT_NAME)
-        connection_close(conn, "the export could not be opened, and EXPORT_NAME has no error");
-    else
-        refuse(conn, o->option, result == -ENOENT ? NBD_REP_ERR_UNKNOWN : NBD_REP_ERR_PLATFORM,
-               "%s", why->message);
+    refuse_export(conn, o->option,
+                  result == -ENOENT ? NBD_REP_ERR_UNKNOWN : NBD_REP_ERR_PLATFORM, why);
 }
 
 static void on_opened(struct connection *conn, struct opening *o)
 {
     uint16_t flags = flags_for(conn, o->export, is_readonly(o->export, o->mapping));
+    struct nbd_failure why;
+    uint32_t type = objection(conn, o->export, &why); /* things change while it opens */
 
+    if (type != 0) {
+        connection_enter(conn, PHASE_OPTIONS);
+        refuse_export(conn, o->option, type, &why);
+        export_close(o->export);
+        return;
+    }
     if (o->option == NBD_OPT_EXPORT_NAME)
         send_export_name_reply(conn, o->export, flags);
     else
@@ -276,27 +324,12 @@ static void on_export_open(void *arg, int result, const struct nbd_failure *why)
     opening_free(o);
 }
 
-/* The sentence against using an export now, or NULL. */
-static const char *objection(const struct connection *conn, const struct export *export,
-                             uint32_t *ret_type)
-{
-    *ret_type = NBD_REP_ERR_SHUTDOWN;
-    if (conn->server->stopping)
-        return "the server is shutting down";
-    *ret_type = NBD_REP_ERR_POLICY;
-    if (conn->over_limit)
-        return "the server has its most connections (max_connections in [generic])";
-    if (export->max_connections > 0 && export->connections >= export->max_connections)
-        return "the export has its most connections (max_connections of the export)";
-    return NULL;
-}
-
 static bool open_export(struct connection *conn, uint32_t option, const char *name,
                         bool wants_name, bool wants_description)
 {
     struct mapping *mapping;
     struct export *export = find_export(conn, name, &mapping);
-    const char *why_not;
+    struct nbd_failure why;
     struct opening *o;
     uint32_t type;
 
@@ -311,13 +344,9 @@ static bool open_export(struct connection *conn, uint32_t option, const char *na
         connection_close(conn, "it asked for an unknown export");
         return false;
     }
-    why_not = objection(conn, export, &type);
-    if (why_not != NULL && option != NBD_OPT_EXPORT_NAME)
-        return refuse(conn, option, type, "%s", why_not);
-    if (why_not != NULL) {
-        connection_close(conn, why_not);
-        return false;
-    }
+    type = objection(conn, export, &why);
+    if (type != 0)
+        return refuse_export(conn, option, type, &why);
     o = g_new0(struct opening, 1);
     o->conn = conn;
     o->export = export;
@@ -385,7 +414,7 @@ static bool do_list(struct connection *conn, const struct option *opt)
     if (opt->length > 0)
         return refuse(conn, opt->type, NBD_REP_ERR_INVALID, "LIST has no data");
     while ((export = registry_next(conn->server->registry, conn->list_after)) != NULL) {
-        if (!reply_server(conn, export))
+        if (!export->hidden && is_allowed(conn, export) && !reply_server(conn, export))
             return false;
         g_free(conn->list_after);
         conn->list_after = g_strdup(export->name);
@@ -500,11 +529,16 @@ static bool reply_contexts(struct connection *conn, const struct option *opt,
 {
     struct mapping *mapping;
     struct export *export = find_export(conn, query->name, &mapping);
+    struct nbd_failure why;
 
     if (export == NULL) {
         g_autofree char *quoted = log_quote(query->name, strlen(query->name));
 
         return refuse(conn, opt->type, NBD_REP_ERR_UNKNOWN, "there is no export %s", quoted);
+    }
+    if (!is_allowed(conn, export)) {
+        objection(conn, export, &why);
+        return refuse(conn, opt->type, NBD_REP_ERR_POLICY, "%s", why.message);
     }
     for (unsigned i = 0; i < N_META_CONTEXTS; i++)
         if ((query->set & 1u << i) && !reply_context(conn, opt->type, i))

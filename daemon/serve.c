@@ -243,6 +243,7 @@ int serve_main(int argc, char **argv)
     struct serve_args args = { .handler = "file", .name = "default", .port = NO_PORT };
     int r;
 
+    config->max_export_connections = config->max_connections; /* there is but one */
     args.opts = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
     r = parse_args(argc, argv, &args, config);
     if (r == 0) {

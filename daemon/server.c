@@ -55,7 +55,8 @@ struct server *server_new(struct config *config, struct nbd_failure *why)
 {
     struct server *server = g_new0(struct server, 1);
     struct connection_limits limits = { config->max_connections,
-                                        config->negotiation_timeout_s };
+                                        config->negotiation_timeout_s,
+                                        (const char *const *)config->nbd_allow };
     g_autofree char *boot_id = g_uuid_string_random();
 
     signal(SIGPIPE, SIG_IGN);

@@ -357,6 +357,9 @@ const struct setting settings[] = {
     { .options = "--rpc-allow", .keys = "rpc_allow", .argument = "NET",
       .help = "address or network that may control, repeatable", .set = add_network,
       AT(rpc_allow), .list = HOSTS },
+    { .options = "--nbd-allow", .keys = "nbd_allow", .argument = "NET",
+      .help = "address or network that may use NBD, repeatable (all)", .set = add_network,
+      AT(nbd_allow), .list = HOSTS },
     { .options = "-C --config", .argument = "FILE", .help = "configuration file",
       .set = set_path, AT(config_file) },
     { .options = "--conf-dir", .argument = "DIR", .help = "export definitions",
@@ -391,6 +394,8 @@ const struct setting settings[] = {
       AT(negotiation_timeout_s), .min = 1, .max = 3600 },
     { .keys = "max_connections", .argument = "N", .set = set_unsigned, AT(max_connections),
       .min = 1, .max = 1000000 },
+    { .keys = "max_export_connections", .argument = "N", .set = set_unsigned,
+      AT(max_export_connections), .min = 1, .max = 1000000 },
     /* A request of the largest advertised payload must fit. */
     { .keys = "max_inflight_bytes", .argument = "SIZE", .set = set_size,
       AT(max_inflight_bytes), .min = 64 << 20, .max = INT64_MAX },

@@ -8,13 +8,15 @@
 #include <string.h>
 #include <time.h>
 
+#include "acl.h"
 #include "log.h"
 #include "nbd-runner/handler.h"
 #include "store_json.h"
 
 static const char *const export_members[] = {
     "name", "description", "handler", "target", "opts", "size", "blksize", "prealloc",
-    "readonly", "created_at", "state", "max_connections", "mappings", NULL
+    "readonly", "created_at", "state", "acl", "hidden", "max_connections", "request_timeout",
+    "drain_timeout", "mappings", NULL
 };
 static const char *const mapping_members[] = {
     "cookie", "client", "client_boot", "nbd", "maptime", "timeout", "dead_timeout", "readonly",
@@ -119,6 +121,18 @@ static struct json_object *from_mappings(const struct export *export)
     return array;
 }
 
+static struct json_object *from_acl(const struct acl *acl)
+{
+    struct json_object *object = json_object_new_object();
+    struct json_object *entries = json_object_new_array();
+
+    for (const char *const *entry = acl_entries(acl); *entry != NULL; entry++)
+        json_object_array_add(entries, json_object_new_string(*entry));
+    add_bool(object, "default_deny", acl_default_deny(acl));
+    json_object_object_add(object, "entries", entries);
+    return object;
+}
+
 struct json_object *store_json_from_export(const struct export *export)
 {
     struct json_object *object = json_object_new_object();
@@ -133,7 +147,11 @@ struct json_object *store_json_from_export(const struct export *export)
     add_bool(object, "prealloc", export->prealloc);
     add_bool(object, "readonly", export->readonly);
     json_object_object_add(object, "created_at", store_json_from_time(export->created_us));
+    json_object_object_add(object, "acl", from_acl(export->acl));
+    add_bool(object, "hidden", export->hidden);
     add_number(object, "max_connections", export->max_connections);
+    add_number(object, "request_timeout", export->request_timeout_s);
+    add_number(object, "drain_timeout", export->drain_timeout_s);
     json_object_object_add(object, "mappings", from_mappings(export));
     add_unknown(object, export->unknown_json);
     return object;
@@ -387,6 +405,33 @@ static GHashTable *to_opts(struct reader *reader)
     return opts;
 }
 
+/* The entries, to be freed with g_free(): the strings stay the object's. What cannot be read
+ * makes the export an unread one: a list that guards must not be lost. */
+static const char **to_acl(struct reader *reader, bool *ret_default_deny)
+{
+    struct reader acl = { .object = read_member(reader, "acl", json_type_object, false) };
+    struct json_object *entries;
+    size_t n;
+    const char **list;
+
+    *ret_default_deny = false;
+    if (acl.object == NULL)
+        return NULL;
+    *ret_default_deny = read_bool(&acl, "default_deny");
+    entries = read_member(&acl, "entries", json_type_array, false);
+    n = entries != NULL ? json_object_array_length(entries) : 0;
+    list = g_new0(const char *, n + 1);
+    for (size_t i = 0; i < n; i++) {
+        struct json_object *entry = json_object_array_get_idx(entries, i);
+
+        list[i] = json_object_is_type(entry, json_type_string) ? json_object_get_string(entry)
+                                                               : "";
+    }
+    if (acl.wrong != NULL && reader->wrong == NULL)
+        reader->wrong = "acl";
+    return list;
+}
+
 static void set_logical_block(struct export *export, int64_t size)
 {
     if (size >= 512 && size <= 1 << 20 && (size & (size - 1)) == 0)
@@ -400,7 +445,7 @@ int store_json_to_export(struct server *server, const char *id, struct json_obje
     struct export_spec spec = { .id = id, .origin = EXPORT_BY_RPC };
     struct json_object *mappings;
     struct export *export;
-    unsigned most;
+    const char **acl;
     int64_t block;
     int r;
 
@@ -417,19 +462,23 @@ int store_json_to_export(struct server *server, const char *id, struct json_obje
     spec.readonly = read_bool(&reader, "readonly");
     spec.created_us = read_time(&reader, "created_at");
     block = read_number(&reader, "blksize", INT64_MAX, false);
-    most = (unsigned)read_number(&reader, "max_connections", UINT_MAX, false);
+    spec.hidden = read_bool(&reader, "hidden");
+    spec.max_connections = (unsigned)read_number(&reader, "max_connections", UINT_MAX, false);
+    spec.request_timeout_s = (unsigned)read_number(&reader, "request_timeout", UINT_MAX, false);
+    spec.drain_timeout_s = (unsigned)read_number(&reader, "drain_timeout", UINT_MAX, false);
     mappings = read_member(&reader, "mappings", json_type_array, false);
     if (reader.wrong == NULL && spec.name[0] == '\0')
         reader.wrong = "name";
     spec.opts = to_opts(&reader);
+    spec.acl = acl = to_acl(&reader, &spec.default_deny);
     r = end_reading(&reader, why);
     if (r == 0)
         r = registry_add(server->registry, &spec, false, &export, why);
     g_hash_table_unref(spec.opts);
+    g_free(acl);
     if (r < 0)
         return r;
     export->unknown_json = unknown_members(object, export_members);
-    export->max_connections = most;
     set_logical_block(export, block);
     to_mappings(server, export, mappings);
     *ret_export = export;

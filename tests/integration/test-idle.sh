@@ -7,7 +7,7 @@ requires_python nbd
 ulimit -n 8192 2>/dev/null || ulimit -n "$(ulimit -H -n)"
 
 mkdir -p "$D"
-printf '[generic]\nmax_connections = 2000\n' >"$D/nbd-runner.conf"
+printf '[generic]\nmax_connections = 2000\nmax_export_connections = 2000\n' >"$D/nbd-runner.conf"
 need_daemon
 check "an export" cli file create disk size 1M
 rss_kib() { awk '/^VmRSS/ { print $2 }' "/proc/$DAEMON/status"; }

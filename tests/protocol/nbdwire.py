@@ -70,7 +70,7 @@ def check_text(text, what):
 
 # ---- Bytes ----
 class Stream:
-    """A connection to "unix:PATH" or "HOST:PORT"."""
+    """A connection to "unix:PATH", "HOST:PORT" or, from an address of ours, "HOST:PORT@US"."""
 
     def __init__(self, endpoint, timeout=20):
         self.timeout = timeout
@@ -79,8 +79,10 @@ class Stream:
             self.socket.settimeout(timeout)
             self.socket.connect(endpoint[5:])
         else:
+            endpoint, _, ours = endpoint.partition("@")
             host, port = endpoint.rsplit(":", 1)
-            self.socket = socket.create_connection((host, int(port)), timeout)
+            self.socket = socket.create_connection((host, int(port)), timeout,
+                                                   (ours, 0) if ours else None)
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def __enter__(self):

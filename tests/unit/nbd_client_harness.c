@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <arpa/inet.h>
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -72,7 +73,7 @@ static struct config *make_config(const struct harness *harness,
     if (settings->max_inflight_bytes > 0)
         config->max_inflight_bytes = settings->max_inflight_bytes;
     if (settings->max_connections > 0)
-        config->max_connections = settings->max_connections;
+        config->max_connections = config->max_export_connections = settings->max_connections;
     if (settings->negotiation_timeout_s > 0)
         config->negotiation_timeout_s = settings->negotiation_timeout_s;
     if (settings->threads > 0)
@@ -257,10 +258,9 @@ bool harness_has_no_connection(void *arg)
 
 /* ---- Clients: bytes ---- */
 
-struct client *client_connect(struct harness *harness)
+static struct client *connect_as(struct harness *harness, const struct sockaddr *peer)
 {
     struct client *client = g_new0(struct client, 1);
-    struct sockaddr peer = { .sa_family = AF_UNIX };
     int fds[2];
 
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds),
@@ -269,8 +269,21 @@ struct client *client_connect(struct harness *harness)
     client->fd = fds[0];
     client->reads = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, g_free);
     g_ptr_array_add(harness->clients, client);
-    connection_accept(harness->server->connections, fds[1], &peer);
+    connection_accept(harness->server->connections, fds[1], peer);
     return client;
+}
+
+struct client *client_connect(struct harness *harness)
+{
+    return connect_as(harness, &(struct sockaddr){ .sa_family = AF_UNIX });
+}
+
+struct client *client_connect_from(struct harness *harness, const char *address)
+{
+    struct sockaddr_in peer = { .sin_family = AF_INET, .sin_port = htons(40312) };
+
+    assert_int_equal(inet_pton(AF_INET, address, &peer.sin_addr), 1);
+    return connect_as(harness, (const struct sockaddr *)&peer);
 }
 
 void client_leave(struct client *client)

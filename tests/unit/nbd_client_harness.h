@@ -18,7 +18,8 @@
 struct harness_settings {
     const char *handler_dir; /* NULL: file, null, mem, fault and plain */
     uint64_t max_inflight_bytes;
-    unsigned max_connections, negotiation_timeout_s, threads;
+    unsigned max_connections; /* also of one export */
+    unsigned negotiation_timeout_s, threads;
 };
 
 struct harness {
@@ -77,6 +78,8 @@ struct reply {
 };
 
 struct client *client_connect(struct harness *harness);
+/* The same, from what is taken for a TCP peer with this IPv4 address. */
+struct client *client_connect_from(struct harness *harness, const char *address);
 void client_leave(struct client *client); /* closes its socket and frees it */
 
 void client_sends(struct client *client, const void *data, size_t length);

@@ -128,6 +128,75 @@ static void a_unix_socket_is_in_no_network(void **state)
     acl_free(acl);
 }
 
+static bool lets_in(const char *const *entries, bool default_deny, const char *text)
+{
+    union address address = address_of(text);
+    struct acl *acl;
+    bool allows;
+
+    assert_int_equal(acl_new(entries, &acl, NULL), 0);
+    acl_set_default_deny(acl, default_deny);
+    assert_int_equal(acl_default_deny(acl), default_deny);
+    allows = acl_allows(acl, &address.any);
+    acl_free(acl);
+    return allows;
+}
+
+static void with_entries_only_those_are_let_in(void **state)
+{
+    const char *entries[] = { "10.0.0.0/8", "2001:db8::/32", NULL };
+
+    (void)state;
+    for (int deny = 0; deny < 2; deny++) {
+        assert_true(lets_in(entries, deny, "10.1.2.3"));
+        assert_true(lets_in(entries, deny, "::ffff:10.1.2.3"));
+        assert_true(lets_in(entries, deny, "2001:db8::1"));
+        assert_false(lets_in(entries, deny, "11.0.0.1"));
+        assert_false(lets_in(entries, deny, "127.0.0.1"));
+        assert_false(lets_in(entries, deny, "::1"));
+    }
+}
+
+static void without_entries_all_are_let_in_or_with_default_deny_nobody(void **state)
+{
+    const char *none[] = { NULL };
+
+    (void)state;
+    assert_true(lets_in(none, false, "192.0.2.7"));
+    assert_true(lets_in(NULL, false, "2001:db8::1"));
+    assert_false(lets_in(none, true, "192.0.2.7"));
+    assert_false(lets_in(NULL, true, "127.0.0.1"));
+}
+
+static void peers_of_a_unix_socket_are_always_let_in(void **state)
+{
+    const struct sockaddr_un address = { .sun_family = AF_UNIX };
+    const char *entries[] = { "10.0.0.0/8", NULL };
+    struct acl *acl;
+
+    (void)state;
+    assert_int_equal(acl_new(entries, &acl, NULL), 0);
+    acl_set_default_deny(acl, true);
+    assert_true(acl_allows(acl, (const struct sockaddr *)&address));
+    acl_free(acl);
+}
+
+static void a_list_tells_what_it_was_made_of(void **state)
+{
+    const char *entries[] = { "10.1.2.3/8", "::1", NULL };
+    struct acl *acl;
+
+    (void)state;
+    assert_int_equal(acl_new(entries, &acl, NULL), 0);
+    assert_string_equal(acl_entries(acl)[0], "10.1.2.3/8");
+    assert_string_equal(acl_entries(acl)[1], "::1");
+    assert_null(acl_entries(acl)[2]);
+    acl_free(acl);
+    assert_int_equal(acl_new(NULL, &acl, NULL), 0);
+    assert_null(acl_entries(acl)[0]);
+    acl_free(acl);
+}
+
 static void loopback_is_recognised(void **state)
 {
     static const struct {
@@ -156,6 +225,10 @@ int main(void)
         cmocka_unit_test(an_empty_list_contains_nobody),
         cmocka_unit_test(a_unix_socket_is_in_no_network),
         cmocka_unit_test(loopback_is_recognised),
+        cmocka_unit_test(with_entries_only_those_are_let_in),
+        cmocka_unit_test(without_entries_all_are_let_in_or_with_default_deny_nobody),
+        cmocka_unit_test(peers_of_a_unix_socket_are_always_let_in),
+        cmocka_unit_test(a_list_tells_what_it_was_made_of),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

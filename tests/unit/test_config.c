@@ -323,6 +323,8 @@ static void the_file_sets_what_the_command_line_leaves(void **state)
                                "drain_timeout = 0\n"
                                "rpc_max_clients = 9\n"
                                "max_connections = 10\n"
+                               "max_export_connections = 5\n"
+                               "nbd_allow = 10.0.0.0/8, ::1\n"
                                "rpc_socket =\n"), 0);
 
     assert_int_equal(fixture->config->threads, 3);
@@ -330,6 +332,8 @@ static void the_file_sets_what_the_command_line_leaves(void **state)
     assert_string_equal(fixture->config->rpc_hosts[2], "h3");
     assert_int_equal(g_strv_length(fixture->config->rpc_allow), 3);
     assert_int_equal(fixture->config->max_inflight_bytes, 128 << 20);
+    assert_int_equal(g_strv_length(fixture->config->nbd_allow), 2);
+    assert_int_equal(fixture->config->max_export_connections, 5);
     assert_string_equal(fixture->config->file_roots[1], "/b c");
     assert_true(g_str_has_prefix(fixture->config->state_file, fixture->dir));
     assert_true(g_str_has_suffix(fixture->config->state_file, "/state/save.json"));

@@ -129,6 +129,56 @@ static int adds(struct fixture *f, const char *name, const char *handler, const 
     return registry_add(f->registry, &spec, false, &export, why);
 }
 
+/* ---- What may change ---- */
+
+static void what_may_change_is_changed_whole_or_not_at_all(void **state)
+{
+    struct fixture *f = *state;
+    struct export *export = plain_disk(f, f->path);
+    const char *acl[] = { "192.0.2.0/24", "::1", NULL }, *junk[] = { "192.0.2.0/33", NULL };
+    struct export_spec spec, now;
+    struct nbd_failure why;
+
+    export_get_spec(export, &spec);
+    assert_null(spec.acl[0]);
+    spec.description = "new";
+    spec.acl = acl;
+    spec.default_deny = spec.hidden = true;
+    spec.max_connections = 3;
+    spec.request_timeout_s = 4;
+    spec.drain_timeout_s = 5;
+    assert_int_equal(export_apply(export, &spec, &why), 0);
+    export_get_spec(export, &now);
+    assert_int_equal(export_apply(export, &now, &why), 0); /* its own strings may be given */
+    now.acl = junk;
+    now.description = "newer";
+    assert_int_equal(export_apply(export, &now, &why), -EINVAL);
+
+    export_get_spec(export, &now);
+    assert_string_equal(now.description, "new");
+    assert_string_equal(now.acl[0], "192.0.2.0/24");
+    assert_string_equal(now.acl[1], "::1");
+    assert_null(now.acl[2]);
+    assert_true(now.default_deny && now.hidden);
+    assert_int_equal(now.max_connections, 3);
+    assert_int_equal(now.request_timeout_s, 4);
+    assert_int_equal(now.drain_timeout_s, 5);
+    assert_non_null(strstr(why.message, "192.0.2.0/33"));
+}
+
+static void an_access_list_that_makes_no_sense_makes_no_export(void **state)
+{
+    struct fixture *f = *state;
+    const char *junk[] = { "everybody", NULL };
+    struct export_spec spec = { .name = "x", .handler = "null", .target = "x", .acl = junk };
+    struct export *export;
+    struct nbd_failure why;
+
+    assert_int_equal(registry_add(f->registry, &spec, false, &export, &why), -EINVAL);
+    assert_non_null(strstr(why.message, "everybody"));
+    assert_int_equal(registry_size(f->registry), 0);
+}
+
 /* ---- Names ---- */
 
 static void names_that_cannot_be_are_refused_with_a_sentence(void **state)
@@ -551,6 +601,8 @@ int main(void)
 #define A_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         A_TEST(names_that_cannot_be_are_refused_with_a_sentence),
+        A_TEST(what_may_change_is_changed_whole_or_not_at_all),
+        A_TEST(an_access_list_that_makes_no_sense_makes_no_export),
         A_TEST(without_a_name_it_is_the_handler_and_the_target),
         A_TEST(a_target_that_cannot_be_is_refused),
         A_TEST(a_name_or_a_backstore_that_is_taken_says_by_whom),

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include <endian.h>
+#include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -915,6 +916,175 @@ static void an_export_may_have_a_limit_of_its_own(void **state)
     negotiation_goes_on(second);
 }
 
+static void without_a_limit_of_its_own_an_export_has_the_daemons(void **state)
+{
+    struct harness *harness = *state;
+    struct export *export = registry_find(harness->server->registry, "disk1");
+    struct client *first, *second;
+
+    assert_int_equal(export_connection_limit(export), 128);
+    harness->server->config->max_export_connections = 1;
+    first = client_on(harness, "disk1");
+    second = negotiating(harness);
+    client_asks(second, NBD_OPT_GO, "disk1");
+    client_is_told(second, NBD_OPT_GO, NBD_REP_ERR_POLICY, "max_export_connections");
+    export->max_connections = 2;
+
+    negotiation_goes_on(second);
+    client_is_served(first);
+}
+
+/* ---- Access ---- */
+
+/* Changes an access list of one entry (NULL: none). */
+static void allows(struct export *export, const char *entry, bool default_deny)
+{
+    const char *entries[] = { entry, NULL };
+    struct export_spec spec;
+
+    export_get_spec(export, &spec);
+    spec.acl = entries;
+    spec.default_deny = default_deny;
+    assert_int_equal(export_apply(export, &spec, NULL), 0);
+}
+
+static struct client *negotiating_from(struct harness *harness, const char *address)
+{
+    struct client *client = client_connect_from(harness, address);
+
+    client_greets(client, MODERN);
+    return client;
+}
+
+static void who_is_not_in_the_access_list_is_told_so(void **state)
+{
+    struct harness *harness = *state;
+    struct export *export = registry_find(harness->server->registry, "disk1");
+    struct client *inside = negotiating_from(harness, "192.0.2.7");
+    struct client *outside = negotiating_from(harness, "198.51.100.7");
+    struct client *local = negotiating(harness);
+
+    allows(export, "192.0.2.0/24", false);
+    client_asks(outside, NBD_OPT_GO, "disk1");
+    client_is_told(outside, NBD_OPT_GO, NBD_REP_ERR_POLICY, "198.51.100.7:40312 may not");
+    client_asks(outside, NBD_OPT_INFO, "disk1");
+    client_is_told(outside, NBD_OPT_INFO, NBD_REP_ERR_POLICY, "(acl of the export)");
+    client_sends_option(outside, NBD_OPT_EXPORT_NAME, "disk1", 5);
+
+    client_is_closed(outside);
+    negotiation_goes_on(inside);
+    negotiation_goes_on(local);
+    assert_int_equal(export->connections, 2);
+}
+
+static void default_deny_without_entries_leaves_only_unix_sockets(void **state)
+{
+    struct harness *harness = *state;
+    struct client *outside = negotiating_from(harness, "127.0.0.1");
+    struct client *local = negotiating(harness);
+
+    allows(registry_find(harness->server->registry, "disk1"), NULL, true);
+    client_asks(outside, NBD_OPT_GO, "disk1");
+
+    client_is_told(outside, NBD_OPT_GO, NBD_REP_ERR_POLICY, "127.0.0.1");
+    negotiation_goes_on(local);
+}
+
+static void contexts_of_an_export_are_for_those_who_may_use_it(void **state)
+{
+    struct harness *harness = *state;
+    struct client *outside = negotiating_from(harness, "198.51.100.7");
+    static const uint8_t query[] = "\0\0\0\5disk1\0\0\0\0";
+
+    allows(registry_find(harness->server->registry, "disk1"), "192.0.2.7", false);
+    client_sends_option(outside, NBD_OPT_STRUCTURED_REPLY, NULL, 0);
+    client_is_told(outside, NBD_OPT_STRUCTURED_REPLY, NBD_REP_ACK, NULL);
+    client_sends_option(outside, NBD_OPT_LIST_META_CONTEXT, query, sizeof(query) - 1);
+
+    client_is_told(outside, NBD_OPT_LIST_META_CONTEXT, NBD_REP_ERR_POLICY, "acl");
+}
+
+static void an_access_list_that_changes_holds_for_clients_that_are_there(void **state)
+{
+    struct harness *harness = *state;
+    struct export *export = registry_find(harness->server->registry, "disk1");
+    struct client *one = negotiating_from(harness, "192.0.2.7");
+    struct client *other = negotiating_from(harness, "198.51.100.7");
+
+    negotiation_goes_on(one);
+    negotiation_goes_on(other);
+    allows(export, "192.0.2.7", false);
+
+    client_is_closed(other);
+    client_is_served(one);
+    assert_int_equal(export->connections, 1);
+    assert_int_equal(harness_count_in_log(harness, "access list of the export any more"), 1);
+}
+
+static void an_access_list_that_changes_while_the_export_opens_holds(void **state)
+{
+    struct harness *harness = *state;
+    g_autofree char *hold = harness_path(harness, "hold");
+    g_autofree char *opts = g_strconcat("size=1M open_hold=", hold, NULL);
+    struct export *export;
+    struct client *client = negotiating_from(harness, "192.0.2.7");
+
+    assert_true(g_file_set_contents(hold, "", 0, NULL));
+    export = harness_add_export(harness, "slow", "fault", "x", opts, false);
+    client_asks(client, NBD_OPT_GO, "slow");
+    harness_settle(harness);
+    allows(export, "198.51.100.0/24", false);
+    unlink(hold);
+
+    client_is_told(client, NBD_OPT_GO, NBD_REP_ERR_POLICY, "acl of the export");
+    assert_int_equal(export->connections, 0);
+    negotiation_goes_on(client);
+}
+
+static void a_list_shows_neither_what_is_hidden_nor_what_is_not_allowed(void **state)
+{
+    struct harness *harness = *state;
+    struct export *hidden = harness_add_export(harness, "b", "mem", "b", "size=1M", false);
+    struct export *guarded = harness_add_export(harness, "c", "mem", "c", "size=1M", false);
+    struct client *outside = negotiating_from(harness, "198.51.100.7");
+    struct export_spec spec;
+
+    export_get_spec(hidden, &spec);
+    spec.hidden = true;
+    assert_int_equal(export_apply(hidden, &spec, NULL), 0);
+    allows(guarded, "192.0.2.7", false);
+    client_sends_option(outside, NBD_OPT_LIST, NULL, 0);
+    client_is_told(outside, NBD_OPT_LIST, NBD_REP_SERVER, NULL);
+    client_is_told(outside, NBD_OPT_LIST, NBD_REP_ACK, NULL);
+
+    client_goes(outside, "b");
+    client_is_served(outside);
+}
+
+static void who_is_not_in_nbd_allow_is_closed_at_once_and_logged_in_few_lines(void **state)
+{
+    struct harness *harness = *state;
+    const char *allowed[] = { "192.0.2.0/24", NULL }, *junk[] = { "192.0.2.0/33", NULL };
+    struct client *before = negotiating_from(harness, "198.51.100.6");
+    struct client *inside;
+    struct nbd_failure why;
+
+    assert_int_equal(connection_table_allow(harness->server->connections, allowed, NULL), 0);
+    client_is_closed(before);
+    assert_int_equal(connection_table_allow(harness->server->connections, junk, &why), -EINVAL);
+    assert_non_null(strstr(why.message, "192.0.2.0/33"));
+    for (int i = 0; i < 50; i++)
+        client_is_closed(client_connect_from(harness, "198.51.100.7"));
+
+    assert_in_range(harness_count_in_log(harness, "client 198.51.100.7:40312: closed at once: "
+                                                  "its address is not in nbd_allow"), 1, 25);
+    inside = negotiating_from(harness, "192.0.2.7");
+    negotiation_goes_on(inside);
+    negotiation_goes_on(negotiating(harness));
+    assert_int_equal(connection_table_allow(harness->server->connections, NULL, NULL), 0);
+    negotiation_goes_on(negotiating_from(harness, "198.51.100.7"));
+}
+
 static void when_the_server_stops_no_export_is_opened(void **state)
 {
     struct harness *harness = *state;
@@ -976,6 +1146,14 @@ int main(void)
         A_LIMIT_TEST(who_does_not_finish_the_handshake_in_time_is_closed),
         A_LIMIT_TEST(beyond_the_limit_a_client_is_told_why_it_is_not_served),
         A_TEST(an_export_may_have_a_limit_of_its_own),
+        A_TEST(without_a_limit_of_its_own_an_export_has_the_daemons),
+        A_TEST(who_is_not_in_the_access_list_is_told_so),
+        A_TEST(default_deny_without_entries_leaves_only_unix_sockets),
+        A_TEST(contexts_of_an_export_are_for_those_who_may_use_it),
+        A_TEST(an_access_list_that_changes_holds_for_clients_that_are_there),
+        A_TEST(an_access_list_that_changes_while_the_export_opens_holds),
+        A_TEST(a_list_shows_neither_what_is_hidden_nor_what_is_not_allowed),
+        A_TEST(who_is_not_in_nbd_allow_is_closed_at_once_and_logged_in_few_lines),
         A_TEST(when_the_server_stops_no_export_is_opened),
     };
 

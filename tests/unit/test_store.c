@@ -21,6 +21,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "acl.h"
 #include "job.h"
 #include "log.h"
 #include "mapping.h"
@@ -260,10 +261,13 @@ static void an_export_comes_back_whole(void **state)
 {
     struct fixture *fixture = *state;
     GHashTable *opts = g_hash_table_new(g_str_hash, g_str_equal);
+    const char *acl[] = { "10.0.0.0/8", "2001:db8::1", NULL };
     struct export_spec spec = {
         .id = ID, .name = "größe \"x\"\\", .description = "a / b\n",
         .handler = "gluster", .target = "vol1/disk7", .opts = opts, .origin = EXPORT_BY_RPC,
         .size = INT64_MAX, .prealloc = true, .readonly = true, .created_us = 1795228211482913,
+        .acl = acl, .default_deny = true, .hidden = true, .max_connections = 7,
+        .request_timeout_s = 30, .drain_timeout_s = 40,
     };
     struct export *export;
     struct stat status;
@@ -271,7 +275,6 @@ static void an_export_comes_back_whole(void **state)
     g_hash_table_insert(opts, (char *)"host", (char *)"localhost");
     g_hash_table_insert(opts, (char *)"direct", (char *)"true");
     assert_int_equal(registry_add(fixture->server.registry, &spec, false, &export, NULL), 0);
-    export->max_connections = 7;
     export->logical_block = 4096;
     store_changed(fixture->server.store, export);
     assert_int_equal(save(fixture), 0);
@@ -291,12 +294,40 @@ static void an_export_comes_back_whole(void **state)
     assert_true(export->readonly);
     assert_true(export->created_us == 1795228211482913);
     assert_int_equal(export->max_connections, 7);
+    assert_int_equal(export->request_timeout_s, 30);
+    assert_int_equal(export->drain_timeout_s, 40);
+    assert_true(export->hidden);
+    assert_true(acl_default_deny(export->acl));
+    assert_string_equal(acl_entries(export->acl)[0], "10.0.0.0/8");
+    assert_string_equal(acl_entries(export->acl)[1], "2001:db8::1");
+    assert_null(acl_entries(export->acl)[2]);
     assert_int_equal(export->logical_block, 4096);
     assert_int_equal(export->state, EXPORT_FAULTED); /* its handler is missing here */
     assert_int_equal(store_generation(fixture->server.store), 1);
     assert_int_equal(stat(fixture->path, &status), 0);
     assert_int_equal(status.st_mode & 07777, 0600);
     g_hash_table_unref(opts);
+}
+
+/* Whoever wrote it wanted to keep somebody out. */
+static void an_export_with_an_access_list_that_makes_no_sense_is_not_served(void **state)
+{
+    static const char *const lists[] = {
+        "[]", "{\"entries\":{}}", "{\"entries\":[\"10.0.0.0/33\"]}", "{\"entries\":[1]}",
+        "{\"default_deny\":\"yes\"}",
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(lists); i++) {
+        struct fixture *fixture = *state;
+        g_autofree char *text = g_strdup_printf(
+            "{\"format\":\"nbd-runner-state\",\"version\":2,\"exports\":{\"" ID "\":"
+            "{\"name\":\"e\",\"handler\":\"gluster\",\"target\":\"v/x\",\"size\":1,"
+            "\"acl\":%s}}}", lists[i]);
+
+        assert_true(g_file_set_contents(fixture->path, text, -1, NULL));
+        restart(fixture);
+        assert_null(find(fixture, "e"));
+    }
 }
 
 static void a_mapping_comes_back_dead(void **state)
@@ -969,6 +1000,7 @@ int main(int argc, char **argv)
     static const struct CMUnitTest tests[] = {
         TEST(no_file_is_an_empty_state),
         TEST(an_export_comes_back_whole),
+        TEST(an_export_with_an_access_list_that_makes_no_sense_is_not_served),
         TEST(a_mapping_comes_back_dead),
         TEST(finished_jobs_come_back_for_a_day),
         TEST(a_removed_export_is_gone),
