@@ -346,7 +346,7 @@ struct config *config_new(void)
         .max_inflight_bytes = 256 << 20,
         .drain_timeout_s = 25,
         .log_level = NBD_LOG_INFO,
-        .log_target = g_strdup("stderr"),
+        .log_target = g_strdup("auto"),
         .user = g_strdup(""),
         .group = g_strdup(""),
         .foreground = true,

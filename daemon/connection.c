@@ -84,9 +84,10 @@ void connection_log(const struct connection *conn, enum nbd_log_level level,
     vsnprintf(text, sizeof(text), format, args);
     va_end(args);
     if (conn->export != NULL)
-        log_write(level, "client %s, export \"%s\": %s", conn->peer, conn->export->name, text);
+        log_event(level, conn->export->name, conn->peer, "client %s, export \"%s\": %s",
+                  conn->peer, conn->export->name, text);
     else
-        log_write(level, "client %s: %s", conn->peer, text);
+        log_event(level, NULL, conn->peer, "client %s: %s", conn->peer, text);
 }
 
 struct buffer_pool *connection_buffers(const struct connection *conn)
@@ -864,7 +865,8 @@ static void turn_away(struct connection_table *table, int fd, const struct socka
                                       : g_strdup_printf(" (and %u others since the last such "
                                                         "line)", table->turned_away - 1);
 
-        log_warning("client %s: closed at once: %s%s", name, why, others);
+        log_event(NBD_LOG_WARNING, NULL, name, "client %s: closed at once: %s%s", name, why,
+                  others);
         table->turned_away_ns = now_ns;
         table->turned_away = 0;
     }

@@ -120,7 +120,8 @@ static void refuse(struct rpc_call *call, nr_code code, int sys_errno, char *mes
             *p = '?';
     result.nr_void_res_u.err.sys_errno = sys_errno;
     result.nr_void_res_u.err.message = control_text(texts, message, NR_MSG_MAX);
-    log_info("control client %s: refused: %s", rpc_call_peer(call), message);
+    log_event(NBD_LOG_INFO, NULL, rpc_call_peer(call),
+              "control client %s: refused: %s", rpc_call_peer(call), message);
     rpc_reply_as(call, (xdrproc_t)xdr_nr_void_res, &result);
     g_string_chunk_free(texts);
 }
@@ -377,8 +378,9 @@ void control_log_level(struct rpc_call *call, void *args, void *arg)
         return;
     }
     log_set_level(level);
-    log_info("control client %s: the log level is now %s", rpc_call_peer(call),
-             log_level_name(level));
+    log_event(NBD_LOG_INFO, NULL, rpc_call_peer(call),
+              "control client %s: the log level is now %s", rpc_call_peer(call),
+              log_level_name(level));
     rpc_reply(call, &result);
 }
 

@@ -32,7 +32,8 @@ static void creation_fail(struct creation *creation, int result, const struct nb
 {
     struct server *server = creation->server;
 
-    log_info("export \"%s\" is not created: %s", creation->export->name, why->message);
+    log_event(NBD_LOG_INFO, creation->export->name, NULL,
+              "export \"%s\" is not created: %s", creation->export->name, why->message);
     store_removed(server->store, creation->export->id);
     creation->export->job = NULL;
     job_end(creation->job, result, why); /* asks the export for its progress */
@@ -47,7 +48,8 @@ static void on_undone(void *arg, int result, const struct nbd_failure *why)
     struct creation *creation = arg;
 
     if (result < 0)
-        log_error("export \"%s\": what was made for it is left behind: %s",
+        log_event(NBD_LOG_ERROR, creation->export->name, NULL,
+                  "export \"%s\": what was made for it is left behind: %s",
                   creation->export->name, why->message);
     creation_fail(creation, -creation->failure.code, &creation->failure);
 }
@@ -79,9 +81,10 @@ static void on_create_saved(void *arg, int result, const struct nbd_failure *why
         creation_undo(creation, &failure);
         return;
     }
-    log_info("export \"%s\" is created: %s backstore %s, %" PRIu64 " bytes",
-             creation->export->name, creation->export->handler_name, creation->export->target,
-             creation->export->size);
+    log_event(NBD_LOG_INFO, creation->export->name, NULL,
+              "export \"%s\" is created: %s backstore %s, %" PRIu64 " bytes",
+              creation->export->name, creation->export->handler_name, creation->export->target,
+              creation->export->size);
     creation->export->job = NULL;
     job_end(creation->job, 0, NULL);
     g_free(creation);
@@ -197,8 +200,10 @@ void control_create(struct rpc_call *call, void *args, void *arg)
     job->progress = on_progress;
     if (!adopt && export->handler->cancel != NULL)
         job->cancel = on_cancel;
-    log_info("control client %s: %s export \"%s\" (%s backstore %s)", rpc_call_peer(call),
-             adopt ? "adopts" : "creates", export->name, export->handler_name, export->target);
+    log_event(NBD_LOG_INFO, export->name, rpc_call_peer(call),
+              "control client %s: %s export \"%s\" (%s backstore %s)", rpc_call_peer(call),
+              adopt ? "adopts" : "creates", export->name, export->handler_name,
+              export->target);
     control_reply_job(call, job); /* the arguments are gone from here on */
     if (adopt)
         export_open(export, ADOPT_TIMEOUT_MS, on_created, creation);
@@ -221,9 +226,11 @@ static void deletion_end(struct deletion *deletion, int result, const struct nbd
 
     deletion->export->job = NULL;
     if (result == 0)
-        log_info("export \"%s\" is deleted", deletion->export->name);
+        log_event(NBD_LOG_INFO, deletion->export->name, NULL,
+                  "export \"%s\" is deleted", deletion->export->name);
     else
-        log_warning("export \"%s\" is not deleted: %s", deletion->export->name, why->message);
+        log_event(NBD_LOG_WARNING, deletion->export->name, NULL,
+                  "export \"%s\" is not deleted: %s", deletion->export->name, why->message);
     if (result == 0 || deletion->unknown) {
         /* Again: a client that opened it meanwhile made it known to the store. */
         store_removed(server->store, deletion->export->id);
@@ -357,9 +364,10 @@ void control_delete(struct rpc_call *call, void *args, void *arg)
     deletion->unknown = unknown;
     deletion->job = export->job = job_start(server->jobs, JOB_DELETE,
                                             unknown ? a->store.target : export->name, NULL);
-    log_info("control client %s: %s export \"%s\" (%s backstore %s)", rpc_call_peer(call),
-             keep_data ? "forgets" : "deletes", export->name, export->handler_name,
-             export->target);
+    log_event(NBD_LOG_INFO, export->name, rpc_call_peer(call),
+              "control client %s: %s export \"%s\" (%s backstore %s)", rpc_call_peer(call),
+              keep_data ? "forgets" : "deletes", export->name, export->handler_name,
+              export->target);
     control_reply_job(call, deletion->job); /* the arguments are gone from here on */
     control_kick_export(export, "the export is being deleted");
     if (keep_data)

@@ -152,8 +152,9 @@ void control_job_cancel(struct rpc_call *call, void *args, void *arg)
                        "its end", job_kind_name(job->kind), job->id);
         return;
     }
-    log_info("control client %s: cancels the %s of export \"%s\"", rpc_call_peer(call),
-             job_kind_name(job->kind), job->export_name);
+    log_event(NBD_LOG_INFO, job->export_name, rpc_call_peer(call),
+              "control client %s: cancels the %s of export \"%s\"", rpc_call_peer(call),
+              job_kind_name(job->kind), job->export_name);
     job->cancel(job, job->arg);
     control_reply_job(call, job);
 }

@@ -174,8 +174,9 @@ static void on_opened(void *arg, int result, const struct nbd_failure *why)
         return;
     }
     if (premap->adopted && export->state != EXPORT_DRAINING) {
-        log_info("export \"%s\" is adopted: %s backstore %s, %" PRIu64 " bytes", export->name,
-                 export->handler_name, export->target, export->size);
+        log_event(NBD_LOG_INFO, export->name, NULL,
+                  "export \"%s\" is adopted: %s backstore %s, %" PRIu64 " bytes", export->name,
+                  export->handler_name, export->target, export->size);
         store_changed(premap->server->store, export);
         store_save(premap->server->store, on_adopted, premap);
         return;
@@ -247,8 +248,9 @@ static void start_premap(struct rpc_call *call, struct server *server, struct ma
     premap->resumed = resumed;
     g_strlcpy(premap->cookie, mapping->cookie, sizeof(premap->cookie));
     rpc_call_on_gone(call, on_premap_gone, premap);
-    log_info("control client %s: host \"%s\" %s export \"%s\"", rpc_call_peer(call),
-             mapping->client, resumed ? "resumes" : "maps", mapping->export->name);
+    log_event(NBD_LOG_INFO, mapping->export->name, rpc_call_peer(call),
+              "control client %s: host \"%s\" %s export \"%s\"", rpc_call_peer(call),
+              mapping->client, resumed ? "resumes" : "maps", mapping->export->name);
     export_open(mapping->export, OPEN_TIMEOUT_MS, on_opened, premap);
 }
 

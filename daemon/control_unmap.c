@@ -156,8 +156,9 @@ static void postmap_failed(struct rpc_call *call, struct server *server,
     struct map_change *change = map_change_new(server, call, mapping);
     g_autofree char *quoted = log_quote(reason, strlen(reason));
 
-    log_warning("control client %s: host \"%s\" could not map export \"%s\": %s",
-                rpc_call_peer(call), mapping->client, mapping->export->name, quoted);
+    log_event(NBD_LOG_WARNING, mapping->export->name, rpc_call_peer(call),
+              "control client %s: host \"%s\" could not map export \"%s\": %s",
+              rpc_call_peer(call), mapping->client, mapping->export->name, quoted);
     if (mapping->phase == MAPPING_LEASED)
         mapping_remove(mapping);
     else if (mapping->resuming)
@@ -187,11 +188,13 @@ static void postmap_ok(struct rpc_call *call, struct server *server, struct mapp
     }
     change = map_change_new(server, call, mapping);
     if (mapping->connected == 0)
-        log_warning("export \"%s\" is mapped as %s on host \"%s\", but not connected",
-                    mapping->export->name, device, mapping->client);
+        log_event(NBD_LOG_WARNING, mapping->export->name, rpc_call_peer(call),
+                  "export \"%s\" is mapped as %s on host \"%s\", but not connected",
+                  mapping->export->name, device, mapping->client);
     mapping_commit(mapping, device);
-    log_info("control client %s: export \"%s\" is mapped as %s on host \"%s\"",
-             rpc_call_peer(call), mapping->export->name, device, mapping->client);
+    log_event(NBD_LOG_INFO, mapping->export->name, rpc_call_peer(call),
+              "control client %s: export \"%s\" is mapped as %s on host \"%s\"",
+              rpc_call_peer(call), mapping->export->name, device, mapping->client);
     store_changed(server->store, mapping->export);
     store_save(server->store, on_change_saved, change);
 }
@@ -333,9 +336,10 @@ static void unmap_done(struct rpc_call *call, struct server *server, struct mapp
     }
     change = map_change_new(server, call, mapping);
     change->removed = true;
-    log_info("control client %s: export \"%s\" is no longer mapped as %s on host \"%s\"",
-             rpc_call_peer(call), export->name,
-             *mapping->device != '\0' ? mapping->device : "a device", mapping->client);
+    log_event(NBD_LOG_INFO, export->name, rpc_call_peer(call),
+              "control client %s: export \"%s\" is no longer mapped as %s on host \"%s\"",
+              rpc_call_peer(call), export->name,
+              *mapping->device != '\0' ? mapping->device : "a device", mapping->client);
     /* After BEGIN the kernel's disconnect may still be on its way. */
     if (force)
         kick_mapping(server, mapping);

@@ -559,8 +559,9 @@ static int parse(struct call *call)
     export->private->parsed = true;
     if (call->saved != NULL && export->handler->load_json != NULL &&
         !export->handler->load_json(&export->dev, call->saved))
-        log_warning("export \"%s\": its handler does not understand what it had saved",
-                    export->name);
+        log_event(NBD_LOG_WARNING, export->name, NULL,
+                  "export \"%s\": its handler does not understand what it had saved",
+                  export->name);
     return 0;
 }
 
@@ -669,11 +670,13 @@ static void end_open(struct call *call)
         take_facts(export, call);
         save_handler_data(export);
         if (export->state == EXPORT_FAULTED)
-            log_info("export \"%s\" is back: its backstore opened", export->name);
+            log_event(NBD_LOG_INFO, export->name, NULL,
+                      "export \"%s\" is back: its backstore opened", export->name);
         if (export->state == EXPORT_FAULTED)
             export->state = EXPORT_READY;
     } else {
-        log_warning("export \"%s\" cannot be opened: %s", export->name, call->why.message);
+        log_event(NBD_LOG_WARNING, export->name, NULL,
+                  "export \"%s\" cannot be opened: %s", export->name, call->why.message);
         export->fault = call->why;
         if (export->state == EXPORT_READY)
             export->state = EXPORT_FAULTED;

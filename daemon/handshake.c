@@ -63,6 +63,12 @@ static bool acknowledge(struct connection *conn, uint32_t option)
     return reply(conn, option, NBD_REP_ACK, NULL, 0);
 }
 
+/* That a client did not get an export is for the operator; the rest of the negotiation is not. */
+static bool is_about_export(uint32_t option)
+{
+    return option == NBD_OPT_GO || option == NBD_OPT_INFO || option == NBD_OPT_STARTTLS;
+}
+
 __attribute__((format(printf, 4, 5)))
 static bool refuse(struct connection *conn, uint32_t option, uint32_t type, const char *format,
                    ...)
@@ -73,7 +79,8 @@ static bool refuse(struct connection *conn, uint32_t option, uint32_t type, cons
     va_start(args, format);
     vsnprintf(text, sizeof(text), format, args);
     va_end(args);
-    connection_log(conn, NBD_LOG_DEBUG, "option %u refused: %s", option, text);
+    connection_log(conn, is_about_export(option) ? NBD_LOG_INFO : NBD_LOG_DEBUG,
+                   "option %u refused: %s", option, text);
     return reply(conn, option, type, text, strlen(text));
 }
 

@@ -1,28 +1,24 @@
 /* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
  *
- * The log. Each line is written with one system call, so that lines of different threads
- * never mix; no lock is held while writing.
+ * The log: levels, and lines that are fit to be written. Where they go is log_output.c's.
  */
 #include "log.h"
 
 #include <errno.h>
-#include <fcntl.h>
+#include <inttypes.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <syslog.h>
-#include <time.h>
-#include <unistd.h>
 
 #include <glib.h>
 
-#define LINE_MAX_BYTES 2048
+#include "log_output.h"
+
+#define FIELD_MAX 1024 /* bytes of an export's or a client's name */
 
 static atomic_int threshold = NBD_LOG_INFO;
-static atomic_int output = STDERR_FILENO; /* -1: syslog */
-static char *log_file;                    /* loop thread only */
-static bool journal;                      /* stderr is the journal: it wants priorities */
+static _Atomic uint64_t written[NBD_LOG_DEBUG + 1], lost;
+static _Atomic uint64_t unmentioned; /* lost, and nothing in the log says so */
 
 static const struct {
     const char *name;
@@ -34,62 +30,18 @@ static const struct {
     { "debug", NBD_LOG_DEBUG },
 };
 
-static int open_file(const char *path)
-{
-    int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0640);
-
-    return fd < 0 ? -errno : fd;
-}
-
-static void switch_output(int fd)
-{
-    int old = atomic_exchange(&output, fd);
-
-    if (old > STDERR_FILENO)
-        close(old);
-}
-
-static void set_log_file(const char *path)
-{
-    g_free(log_file);
-    log_file = g_strdup(path);
-}
-
 int log_set_target(const char *target)
 {
-    journal = getenv("JOURNAL_STREAM") != NULL;
-    if (strcmp(target, "stderr") == 0 || strcmp(target, "journal") == 0) {
-        switch_output(STDERR_FILENO);
-        set_log_file(NULL);
-    } else if (strcmp(target, "syslog") == 0) {
-        openlog("nbd-runner", LOG_PID | LOG_NDELAY, LOG_DAEMON);
-        switch_output(-1);
-        set_log_file(NULL);
-    } else if (g_str_has_prefix(target, "file:")) {
-        int fd = open_file(target + 5);
-
-        if (fd < 0)
-            return fd;
-        switch_output(fd);
-        set_log_file(target + 5);
-    } else {
-        return -EINVAL;
-    }
-    return 0;
+    return log_output_set(target);
 }
 
 void log_reopen(void)
 {
-    int fd;
+    int r = log_output_reopen();
 
-    if (log_file == NULL)
-        return;
-    fd = open_file(log_file);
-    if (fd < 0)
-        log_error("cannot open the log file %s again: %s; going on with the old one", log_file,
-                  strerror(-fd));
-    else
-        switch_output(fd);
+    if (r < 0)
+        log_error("cannot open the log file %s again: %s; going on with the old one",
+                  log_output_file(), strerror(-r));
 }
 
 void log_set_level(enum nbd_log_level level)
@@ -124,42 +76,112 @@ bool log_parse_level(const char *text, enum nbd_log_level *ret_level)
     return true;
 }
 
-/* "<6>text" for the journal, else "2026-11-21 04:05:06.789 info: text". */
-static int format_prefix(char *line, size_t size, enum nbd_log_level level)
+uint64_t log_written(enum nbd_log_level level)
 {
-    struct timespec now;
-    struct tm tm;
-    size_t length;
-
-    if (journal)
-        return snprintf(line, size, "<%d>", (int)level);
-    clock_gettime(CLOCK_REALTIME, &now);
-    localtime_r(&now.tv_sec, &tm);
-    length = strftime(line, size, "%F %T", &tm);
-    return (int)length + snprintf(line + length, size - length, ".%03ld %s: ",
-                                  now.tv_nsec / 1000000, log_level_name(level));
+    return atomic_load(&written[level]);
 }
 
-void log_write(enum nbd_log_level level, const char *format, ...)
+uint64_t log_lost(void)
 {
-    char line[LINE_MAX_BYTES];
-    int fd = atomic_load(&output), prefix, length;
+    return atomic_load(&lost);
+}
+
+/* ---- What may stand in a line ---- */
+
+/* Control characters would end the line or move a terminal's cursor; separators and marks of
+ * direction would make it look like another one. */
+static bool is_harmless(gunichar c)
+{
+    return c != (gunichar)-1 && c != (gunichar)-2 && c >= 0x20 && (c < 0x7f || c > 0x9f) &&
+           c != 0x2028 && c != 0x2029 && (c < 0x202a || c > 0x202e) &&
+           (c < 0x2066 || c > 0x2069);
+}
+
+/* Copies as much as fits, with everything else than printable UTF-8 as \\xNN. */
+static void clean(char *to, size_t size, const char *from)
+{
+    char *end = to + size - 1;
+
+    while (*from != '\0') {
+        bool harmless = is_harmless(g_utf8_get_char_validated(from, -1));
+        ptrdiff_t length = harmless ? g_utf8_next_char(from) - from : 1;
+
+        if (end - to < (harmless ? length : 4))
+            break;
+        if (harmless)
+            to = mempcpy(to, from, (size_t)length);
+        else
+            to += sprintf(to, "\\x%02x", (unsigned char)*from);
+        from += length;
+    }
+    *to = '\0';
+}
+
+/* ---- Lines ---- */
+
+/* As soon as lines are taken again: that some are missing. False: they are not. */
+static bool mention_lost(void)
+{
+    uint64_t count = atomic_exchange(&unmentioned, 0);
+    char text[128];
+    struct log_line line = { .level = NBD_LOG_WARNING, .text = text };
+
+    if (count == 0)
+        return true;
+    snprintf(text, sizeof(text), "%" PRIu64 " lines of this log are missing here: they were not "
+             "taken in time", count);
+    if (log_output_send(&line))
+        return true;
+    atomic_fetch_add(&unmentioned, count);
+    return false;
+}
+
+static void send_line(const struct log_line *line)
+{
+    if (mention_lost() && log_output_send(line)) {
+        atomic_fetch_add(&written[line->level], 1);
+    } else {
+        atomic_fetch_add(&lost, 1);
+        atomic_fetch_add(&unmentioned, 1);
+    }
+}
+
+__attribute__((format(printf, 4, 0)))
+static void write_line(enum nbd_log_level level, const char *export, const char *client,
+                       const char *format, va_list args)
+{
+    char raw[LOG_TEXT_MAX + 1], text[LOG_TEXT_MAX + 1];
+    char clean_export[FIELD_MAX], clean_client[FIELD_MAX];
+    struct log_line line = { level, clean_export, clean_client, text };
+
+    vsnprintf(raw, sizeof(raw), format, args);
+    clean(text, sizeof(text), raw);
+    clean(clean_export, sizeof(clean_export), export != NULL ? export : "");
+    clean(clean_client, sizeof(clean_client), client != NULL ? client : "");
+    send_line(&line);
+}
+
+void log_event(enum nbd_log_level level, const char *export, const char *client,
+               const char *format, ...)
+{
     va_list args;
 
     if (level > log_level())
         return;
-    prefix = fd < 0 ? 0 : format_prefix(line, sizeof(line), level);
     va_start(args, format);
-    length = vsnprintf(line + prefix, sizeof(line) - (size_t)prefix - 1, format, args);
+    write_line(level, export, client, format, args);
     va_end(args);
-    length = MIN(prefix + MAX(length, 0), (int)sizeof(line) - 2);
-    if (fd < 0) {
-        syslog((int)level, "%s", line);
+}
+
+void log_write(enum nbd_log_level level, const char *format, ...)
+{
+    va_list args;
+
+    if (level > log_level())
         return;
-    }
-    line[length] = '\n';
-    if (write(fd, line, (size_t)length + 1) < 0)
-        return; /* there is nowhere left to say so */
+    va_start(args, format);
+    write_line(level, NULL, NULL, format, args);
+    va_end(args);
 }
 
 char *log_quote(const char *text, size_t length)

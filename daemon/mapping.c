@@ -160,16 +160,19 @@ static void on_lease_end(evutil_socket_t fd, short what, void *arg)
     (void)fd;
     (void)what;
     if (mapping->phase != MAPPING_LEASED) {
-        log_warning("mapping %s of export %s: %s did not finish in time; it is mapped as "
-                    "before", mapping->cookie, name, client_of(mapping));
+        log_event(NBD_LOG_WARNING, name, NULL,
+                  "mapping %s of export %s: %s did not finish in time; it is mapped as "
+                  "before", mapping->cookie, name, client_of(mapping));
         mapping_fall_back(mapping);
     } else if (mapping->connected > 0) {
         /* Perhaps its kernel has the device already: cutting it off would help nobody. */
-        log_warning("mapping %s of export %s: %s is connected but has not confirmed; it is "
-                    "forgotten when it leaves", mapping->cookie, name, client_of(mapping));
+        log_event(NBD_LOG_WARNING, name, NULL,
+                  "mapping %s of export %s: %s is connected but has not confirmed; it is "
+                  "forgotten when it leaves", mapping->cookie, name, client_of(mapping));
     } else {
-        log_warning("mapping %s of export %s: %s has not confirmed it in time; it is undone",
-                    mapping->cookie, name, client_of(mapping));
+        log_event(NBD_LOG_WARNING, name, NULL,
+                  "mapping %s of export %s: %s has not confirmed it in time; it is undone",
+                  mapping->cookie, name, client_of(mapping));
         mapping_remove(mapping);
     }
 }
@@ -307,13 +310,15 @@ void mapping_disconnected(struct mapping *mapping)
         return;
     }
     if (mapping->phase == MAPPING_LEASED && !lease_runs(mapping)) {
-        log_info("mapping %s of export %s: %s has gone without confirming it; it is undone",
-                 mapping->cookie, mapping->export->name, client_of(mapping));
+        log_event(NBD_LOG_INFO, mapping->export->name, NULL,
+                  "mapping %s of export %s: %s has gone without confirming it; it is undone",
+                  mapping->cookie, mapping->export->name, client_of(mapping));
         mapping_remove(mapping);
         return;
     }
     if (mapping->phase == MAPPING_LASTING)
-        log_info("mapping %s of export %s: the last connection from %s (%s) has gone; it is "
-                 "dead", mapping->cookie, mapping->export->name, client_of(mapping),
-                 mapping->device);
+        log_event(NBD_LOG_INFO, mapping->export->name, NULL,
+                  "mapping %s of export %s: the last connection from %s (%s) has gone; it is "
+                  "dead", mapping->cookie, mapping->export->name, client_of(mapping),
+                  mapping->device);
 }

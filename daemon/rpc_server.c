@@ -239,7 +239,8 @@ static void send_result(struct rpc_call *call, xdrproc_t encode, const void *res
     message.acpted_rply.ar_results.proc = encode;
     message.acpted_rply.ar_results.where = (caddr_t)result;
     if (!send_message(peer, &message, xdr_sizeof(encode, (void *)result))) {
-        log_error("control client %s: the answer to %s could not be encoded", peer->name,
+        log_event(NBD_LOG_ERROR, NULL, peer->name,
+                  "control client %s: the answer to %s could not be encoded", peer->name,
                   call->procedure->name);
         send_status(peer, accepted(call->xid, SYSTEM_ERR));
     } else if (output_pending(peer) > RPC_OUTPUT_MAX) {
@@ -586,7 +587,8 @@ void rpc_server_accept(struct rpc_server *server, int fd, const char *name, bool
     struct peer *peer;
 
     if (standing < 0) {
-        log_info("control client %s: closed at once, there are too many", name);
+        log_event(NBD_LOG_INFO, NULL, name,
+                  "control client %s: closed at once, there are too many", name);
         close(fd);
         return;
     }

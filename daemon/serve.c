@@ -248,7 +248,7 @@ int serve_main(int argc, char **argv)
     r = parse_args(argc, argv, &args, config);
     if (r == 0) {
         log_set_level(config->log_level);
-        log_set_target("stderr");
+        log_set_target("auto");
         r = serve(config, &args);
     } else {
         config_free(config);

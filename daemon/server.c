@@ -16,6 +16,7 @@
 #include "buffer.h"
 #include "connection.h"
 #include "control.h"
+#include "dump.h"
 #include "instance.h"
 #include "job.h"
 #include "listener.h"
@@ -353,15 +354,24 @@ static void on_reopen_signal(evutil_socket_t signal_number, short what, void *ar
     log_reopen();
 }
 
+static void on_dump_signal(evutil_socket_t signal_number, short what, void *arg)
+{
+    (void)signal_number;
+    (void)what;
+    dump_start(arg);
+}
+
 int server_run(struct server *server)
 {
     struct event_base *base = loop_base(server->loop);
+    struct dump *dump = dump_new(server);
     struct ending ending = { .server = server, .exit_code = EXIT_OK };
     struct event *signals[] = {
         evsignal_new(base, SIGTERM, on_stop_signal, &ending),
         evsignal_new(base, SIGINT, on_stop_signal, &ending),
         evsignal_new(base, SIGQUIT, on_stop_signal, &ending),
         evsignal_new(base, SIGUSR1, on_reopen_signal, &ending),
+        evsignal_new(base, SIGUSR2, on_dump_signal, dump),
     };
 
     ending.poll = evtimer_new(base, on_drain_poll, &ending);
@@ -370,6 +380,7 @@ int server_run(struct server *server)
     loop_run(server->loop);
     for (size_t i = 0; i < G_N_ELEMENTS(signals); i++)
         event_free(signals[i]);
+    dump_free(dump);
     event_free(ending.poll);
     log_info("stopped");
     return ending.exit_code;

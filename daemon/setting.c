@@ -277,28 +277,31 @@ static int set_log_level(struct config *config, const struct assignment *a,
     return 0;
 }
 
-/* "auto" and "journal" are stderr: log.c adds priorities there when systemd reads it. */
+/* Targets that may have a path behind a colon; "file" must. */
+static const char *const log_targets[] = { "journal", "syslog", "file" };
+
 static int set_log_target(struct config *config, const struct assignment *a,
                           struct nbd_failure *why)
 {
     char **target = setting_field(config, a->setting);
-    char *path;
+    const char *colon = strchr(a->text, ':');
+    g_autofree char *word = colon != NULL ? g_strndup(a->text, (gsize)(colon - a->text))
+                                          : g_strdup(a->text);
+    g_autofree char *path = NULL;
+    bool known = false;
 
-    if (strcmp(a->text, "auto") == 0 || strcmp(a->text, "journal") == 0 ||
-        strcmp(a->text, "stderr") == 0) {
-        replace_string(target, g_strdup("stderr"));
+    for (size_t i = 0; i < G_N_ELEMENTS(log_targets); i++)
+        known |= strcmp(word, log_targets[i]) == 0;
+    if (colon == NULL && strcmp(word, "file") != 0 &&
+        (known || strcmp(word, "auto") == 0 || strcmp(word, "stderr") == 0)) {
+        replace_string(target, g_strdup(word));
         return 0;
     }
-    if (strcmp(a->text, "syslog") == 0) {
-        replace_string(target, g_strdup("syslog"));
-        return 0;
-    }
-    if (!g_str_has_prefix(a->text, "file:") || a->text[5] == '\0')
-        return bad_value(a, why,
-                         "is no log target; give stderr, journal, syslog or file:PATH");
-    path = g_canonicalize_filename(a->text + 5, a->base);
-    replace_string(target, g_strconcat("file:", path, NULL));
-    g_free(path);
+    if (!known || colon == NULL || colon[1] == '\0')
+        return bad_value(a, why, "is no log target; give auto, stderr, journal, syslog or "
+                                 "file:PATH");
+    path = g_canonicalize_filename(colon + 1, a->base);
+    replace_string(target, g_strconcat(word, ":", path, NULL));
     return 0;
 }
 
@@ -381,7 +384,7 @@ const struct setting settings[] = {
     { .options = "--log-level", .keys = "log_level", .argument = "L",
       .help = "error, warning, info, debug (info)", .set = set_log_level, AT(log_level) },
     { .options = "--log-target", .keys = "log_target", .argument = "T",
-      .help = "stderr, journal, syslog, file:PATH (stderr)", .set = set_log_target,
+      .help = "auto, stderr, journal, syslog, file:PATH (auto)", .set = set_log_target,
       AT(log_target) },
     { .keys = "log_dir", .argument = "DIR", .set = set_log_dir, AT(log_target) },
     { .options = "-u --user", .keys = "user", .argument = "UID", .help = "run as this user",

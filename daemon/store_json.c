@@ -381,7 +381,8 @@ static void to_mappings(struct server *server, struct export *export, struct jso
 
         if (to_mapping(server, export, object, &why) == 0)
             continue;
-        log_error("export %s: mapping %zu of the state file is kept there but not used: %s",
+        log_event(NBD_LOG_ERROR, export->name, NULL,
+                  "export %s: mapping %zu of the state file is kept there but not used: %s",
                   export->name, i + 1, why.message);
         keep_unread_mapping(export, object);
     }

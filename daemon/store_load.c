@@ -85,7 +85,8 @@ static void load_export(struct store *store, const char *key, struct json_object
         return;
     }
     if (export->state == EXPORT_FAULTED)
-        log_warning("export %s: %s", export->name, export->fault.message);
+        log_event(NBD_LOG_WARNING, export->name, NULL,
+                  "export %s: %s", export->name, export->fault.message);
     if (v1)
         store_set_export(store, export);
     else

@@ -105,7 +105,7 @@ static void without_arguments_the_defaults_hold(void **state)
     assert_int_equal(g_strv_length(fixture->config->rpc_hosts), 0);
     assert_string_equal(fixture->config->gluster_host, "localhost");
     assert_int_equal(fixture->config->max_inflight_bytes, 256 << 20);
-    assert_string_equal(fixture->config->log_target, "stderr");
+    assert_string_equal(fixture->config->log_target, "auto");
 }
 
 static void the_documented_words_come_in_any_order(void **state)
