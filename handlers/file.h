@@ -54,7 +54,7 @@ struct file {
 
     /* Inline writes stop while the storage is slow (file_now.c). Nanoseconds. */
     int64_t inline_again_at; /* 0: never been slow */
-    int64_t calm_down;       /* length of the pause */
+    int64_t calm_down;       /* length of the pause; 0: fast for long enough */
 
     /* Group commit (file_io.c). A generation is a count of finished changes. */
     uint64_t changes;        /* finished so far */
@@ -90,6 +90,7 @@ struct __attribute__((may_alias)) progress {
     int32_t result;           /* of a step that ran on a worker */
     uint8_t step;             /* enum step */
     bool off_loop;            /* io_uring: not even try it on the submitting thread */
+    uint16_t start_ms;        /* of a write, modulo 2^16 */
 };
 
 _Static_assert(sizeof(struct progress) <= sizeof(((struct nbd_request *)0)->scratch),
@@ -165,6 +166,11 @@ int file_sendfile_fd(struct nbd_device *dev, uint64_t offset, uint64_t length);
 /* Write through the page cache if that cannot take long: 0, a final negative errno, or
  * -EAGAIN. */
 int file_write_now(struct nbd_request *rq);
+
+/* Around a write that is made off the loop: as long as such writes are slow, none is tried on
+ * the loop. */
+void file_write_begins(struct nbd_request *rq);
+void file_write_ended(struct nbd_request *rq);
 
 /* ---- file_io.c: loop thread ---- */
 

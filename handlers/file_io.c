@@ -106,6 +106,8 @@ static void finish(struct nbd_request *rq, int result)
 {
     if (is_change(rq)) {
         file_of(rq)->changes++;
+        if (rq->op == NBD_OP_WRITE)
+            file_write_ended(rq);
         if (result == 0 && (rq->flags & NBD_RQ_FUA)) {
             wait_for_sync(rq);
             return;
@@ -289,6 +291,8 @@ void file_submit(struct nbd_request *rq)
         finish(rq, 0);
         return;
     }
+    if (rq->op == NBD_OP_WRITE)
+        file_write_begins(rq);
     /* The daemon does not try these at once, but the write is as quick as any. */
     if (rq->op == NBD_OP_WRITE && (rq->flags & NBD_RQ_FUA)) {
         r = file_write_now(rq);

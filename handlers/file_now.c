@@ -18,8 +18,10 @@
 #define SYS_cachestat 451
 #endif
 
-/* A buffered write that takes longer than this was throttled, or waited for a journal. */
+/* A buffered write that takes longer than this was throttled, or waited for a journal. Off
+ * the loop it may also have waited for its turn; the kernel throttles by 10 ms at least. */
 #define SLOW_WRITE_NS INT64_C(3000000)
+#define SLOW_WRITE_OFF_LOOP_MS 10
 #define CALM_DOWN_MIN_NS INT64_C(500000000)
 #define CALM_DOWN_MAX_NS INT64_C(8000000000)
 
@@ -59,8 +61,9 @@ static int64_t now_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* After a slow write the loop keeps away from this storage for a while: for longer each time,
- * until it has been fast for as long as it was left alone. */
+/* After a slow write the loop keeps away from this storage for a while, and for as long as the
+ * writes made meanwhile are slow; for longer each time, until it has been fast for as long as
+ * it was left alone. */
 static void note_write_time(struct file *file, int64_t start, int64_t end)
 {
     if (end - start > SLOW_WRITE_NS) {
@@ -71,6 +74,28 @@ static void note_write_time(struct file *file, int64_t start, int64_t end)
     } else if (file->calm_down != 0 && end > file->inline_again_at + file->calm_down) {
         file->calm_down = 0;
     }
+}
+
+static uint16_t ms_of(int64_t ns)
+{
+    return (uint16_t)(ns / 1000000);
+}
+
+void file_write_begins(struct nbd_request *rq)
+{
+    progress_of(rq)->start_ms = ms_of(now_ns());
+}
+
+void file_write_ended(struct nbd_request *rq)
+{
+    struct file *file = file_of(rq);
+    int64_t now;
+
+    if (file->calm_down == 0)
+        return;
+    now = now_ns();
+    if ((uint16_t)(ms_of(now) - progress_of(rq)->start_ms) >= SLOW_WRITE_OFF_LOOP_MS)
+        file->inline_again_at = now + file->calm_down;
 }
 
 static ssize_t write_timed(struct file *file, const struct nbd_request *rq)
