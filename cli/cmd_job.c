@@ -14,6 +14,7 @@
 const struct word words_job[] = {
     {.name = "ID",
      .kind = WORD_POSITION,
+     .value = "JOB-ID",
      .min = 1,
      .max = NR_ID_MAX,
      .help = "as 'job list' shows it"},

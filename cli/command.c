@@ -95,7 +95,8 @@ const struct word common_words[] = {
 
 int64_t cli_timeout_ms(const struct cli *cli)
 {
-    uint64_t before = words_number(&cli->leading, "call-timeout", CALL_TIMEOUT_S);
+    uint64_t usual = cli->timeout_s != 0 ? cli->timeout_s : CALL_TIMEOUT_S;
+    uint64_t before = words_number(&cli->leading, "call-timeout", usual);
 
     return (int64_t)words_number(&cli->words, "call-timeout", before) * 1000;
 }
@@ -223,7 +224,7 @@ static bool is_backstore(const char *word)
 }
 
 /* Is `word` the first word of the command's name? */
-static bool is_in_group(const struct command *command, const char *word)
+bool command_is_in_group(const struct command *command, const char *word)
 {
     if (command->group == NULL)
         return false;
@@ -232,29 +233,29 @@ static bool is_in_group(const struct command *command, const char *word)
     return strcmp(command->group, word) == 0;
 }
 
-static const struct command *find_command(const char *group, const char *verb)
+const struct command *command_find(const char *group, const char *verb)
 {
     for (size_t i = 0; i < n_commands; i++) {
         const struct command *command = &commands[i];
 
         if (strcmp(command->verb, verb) == 0 &&
-            (group == NULL ? command->group == NULL : is_in_group(command, group)))
+            (group == NULL ? command->group == NULL : command_is_in_group(command, group)))
             return command;
     }
     return NULL;
 }
 
-static bool is_group(const char *word)
+bool command_is_group(const char *word)
 {
     for (size_t i = 0; i < n_commands; i++)
-        if (is_in_group(&commands[i], word))
+        if (command_is_in_group(&commands[i], word))
             return true;
     return false;
 }
 
 /* A handler that was built elsewhere has no line in the table; the daemon knows it. Not for
  * "list", a verb of other groups too, and not for what looks like a slip. */
-static const struct command *find_foreign(const char *word, const char *verb)
+const struct command *command_find_foreign(const char *word, const char *verb)
 {
     static const char letters[] = "abcdefghijklmnopqrstuvwxyz0123456789";
     const char *names[G_N_ELEMENTS(backstores)];
@@ -264,7 +265,7 @@ static const struct command *find_foreign(const char *word, const char *verb)
     if (word[strspn(word, letters)] != '\0' || strcmp(verb, "list") == 0 ||
         nearest_word(word, names, n_backstores) != NULL)
         return NULL;
-    return find_command(names[0], verb);
+    return command_find(names[0], verb);
 }
 
 static int fail_unknown(const char *kind, const char *word, const char *const *names, size_t n,
@@ -301,7 +302,7 @@ static int fail_verb(const char *group, const char *word, struct failure *why)
     size_t n = 1;
 
     for (size_t i = 0; i < n_commands; i++)
-        if (is_in_group(&commands[i], group))
+        if (command_is_in_group(&commands[i], group))
             names[n++] = commands[i].verb;
     return fail_unknown(kind, word, names, n, why);
 }
@@ -315,15 +316,15 @@ static int help_about(struct cli *cli, int argc, char **argv, struct failure *wh
         print_help(cli->out, NULL, NULL);
         return 0;
     }
-    command = find_command(NULL, argv[0]);
-    if (command == NULL && argc >= 2 && is_group(argv[0])) {
-        command = find_command(argv[0], argv[1]);
+    command = command_find(NULL, argv[0]);
+    if (command == NULL && argc >= 2 && command_is_group(argv[0])) {
+        command = command_find(argv[0], argv[1]);
         if (command == NULL)
             return fail_verb(argv[0], argv[1], why);
     }
-    if (command == NULL && !is_group(argv[0]))
+    if (command == NULL && !command_is_group(argv[0]))
         return fail_first_word(argv[0], why);
-    print_help(cli->out, is_group(argv[0]) ? argv[0] : NULL, command);
+    print_help(cli->out, command_is_group(argv[0]) ? argv[0] : NULL, command);
     return 0;
 }
 
@@ -375,21 +376,23 @@ static int run(struct cli *cli, int argc, char **argv, struct failure *why)
     }
     if (argc == 0 || words_has(&cli->leading, "help"))
         return help_about(cli, 0, NULL, why);
+    if (strcmp(argv[0], "complete") == 0)
+        return complete(cli, argc - 1, argv + 1);
     if (strcmp(argv[0], "help") == 0)
         return help_about(cli, argc - 1, argv + 1, why);
-    command = find_command(NULL, argv[0]);
+    command = command_find(NULL, argv[0]);
     if (command != NULL)
         return run_command(cli, command, NULL, argc - 1, argv + 1, why);
-    command = argc > 2 && !is_group(argv[0]) ? find_foreign(argv[0], argv[1]) : NULL;
+    command = argc > 2 && !command_is_group(argv[0]) ? command_find_foreign(argv[0], argv[1]) : NULL;
     if (command != NULL)
         return run_command(cli, command, argv[0], argc - 2, argv + 2, why);
-    if (!is_group(argv[0]))
+    if (!command_is_group(argv[0]))
         return fail_first_word(argv[0], why);
     if (argc == 1 || strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0 ||
         strcmp(argv[1], "-h") == 0)
         return help_about(cli, 1, argv, why);
     snprintf(cli->prefix, sizeof(cli->prefix), "nbd-cli %.32s", argv[0]);
-    command = find_command(argv[0], argv[1]);
+    command = command_find(argv[0], argv[1]);
     if (command == NULL)
         return fail_verb(argv[0], argv[1], why);
     return run_command(cli, command, argv[0], argc - 2, argv + 2, why);

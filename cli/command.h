@@ -23,6 +23,7 @@ struct cli {
     struct words leading;  /* options in front of the command's name */
     struct words words;    /* those behind it */
     bool json;
+    unsigned timeout_s;    /* for each answer, unless the words say it; 0: CALL_TIMEOUT_S */
     struct client *client; /* made by cli_client() */
     struct sysfs sysfs;
     FILE *out;
@@ -57,6 +58,18 @@ int command_main(int argc, char **argv, FILE *out);
 
 /* cmd_help.c: for everything (both NULL), a group, or one command. */
 void print_help(FILE *out, const char *group, const struct command *command);
+
+/* complete.c: print what can stand at the end of these words, for the shells. Never fails. */
+int complete(struct cli *cli, int argc, char **argv);
+
+/* ---- Finding commands ---- */
+
+/* group NULL: a verb that is the first word. NULL when there is none. */
+const struct command *command_find(const char *group, const char *verb);
+/* The command of a backstore whose handler is in no table here. */
+const struct command *command_find_foreign(const char *word, const char *verb);
+bool command_is_group(const char *word);
+bool command_is_in_group(const struct command *command, const char *word);
 
 /* ---- For cmd_*.c ---- */
 

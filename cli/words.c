@@ -261,7 +261,7 @@ static int take_named(struct words *words, size_t i, const char *value, int argc
     return take_value(words, i, value, why);
 }
 
-static int slot_by_option(const struct words *words, const char *name, size_t length)
+int words_option(const struct words *words, const char *name, size_t length)
 {
     for (size_t i = 0; i < words->n_slots; i++) {
         const struct word *word = words->slot[i].word;
@@ -291,7 +291,7 @@ int words_parse_option(struct words *words, int argc, char **argv, int *ret_used
 
     if (strncmp(text, "--", 2) == 0) {
         equals = strchr(text, '=');
-        i = slot_by_option(words, text + 2,
+        i = words_option(words, text + 2,
                            equals != NULL ? (size_t)(equals - text - 2) : strlen(text + 2));
     } else {
         i = text[1] != '\0' && text[2] == '\0' ? slot_by_letter(words, text[1]) : -1;
@@ -306,7 +306,7 @@ int words_parse_option(struct words *words, int argc, char **argv, int *ret_used
 }
 
 /* The first position of a kind that is still empty, -1 when there is none. */
-static int free_position(const struct words *words, enum word_kind kind)
+int words_next_position(const struct words *words, enum word_kind kind)
 {
     for (size_t i = 0; i < words->n_slots; i++)
         if (words->slot[i].word->kind == kind && !words->slot[i].given)
@@ -332,7 +332,7 @@ static int slot_by_keyword(const struct words *words, const char *text)
 static int take_bare(struct words *words, int argc, char **argv, int *ret_used,
                      struct failure *why)
 {
-    int i = free_position(words, WORD_POSITION);
+    int i = words_next_position(words, WORD_POSITION);
 
     *ret_used = 1;
     if (i >= 0)
@@ -345,7 +345,7 @@ static int take_bare(struct words *words, int argc, char **argv, int *ret_used,
             if (words->slot[j].word->kind == WORD_DEVICE)
                 return take_named(words, j, argv[0], argc, argv, ret_used, why);
     }
-    i = free_position(words, WORD_OPTIONAL);
+    i = words_next_position(words, WORD_OPTIONAL);
     if (i >= 0)
         return take_value(words, (size_t)i, argv[0], why);
     return fail_unknown(words, argv[0], false, why);
@@ -378,6 +378,48 @@ int words_parse(struct words *words, int argc, char **argv, struct failure *why)
             return r;
     }
     return check_required(words, why);
+}
+
+/* ---- Unfinished words ---- */
+
+bool words_is_used(const struct words *words, size_t slot)
+{
+    return words->slot[slot].given && words->slot[slot].word->kind != WORD_LIST;
+}
+
+/* The word that `text` names and that wants a value behind it; NULL when it is none. */
+static const struct word *awaits_value(const struct words *words, const char *text)
+{
+    int i = -1;
+
+    if (strncmp(text, "--", 2) == 0)
+        i = words_option(words, text + 2, strlen(text + 2));
+    else if (text[0] == '-' && text[1] != '\0' && text[2] == '\0')
+        i = slot_by_letter(words, text[1]);
+    else if (words_next_position(words, WORD_POSITION) < 0)
+        i = slot_by_keyword(words, text);
+    if (i < 0 || words->slot[i].word->kind == WORD_FLAG)
+        return NULL;
+    return words->slot[i].word;
+}
+
+const struct word *words_expect(struct words *words, int argc, char **argv)
+{
+    struct failure ignored;
+    int used;
+
+    for (; argc > 0; argc -= used, argv += used) {
+        const struct word *word = argc == 1 ? awaits_value(words, argv[0]) : NULL;
+
+        if (word != NULL)
+            return word;
+        used = 1; /* of what makes no sense, one word is skipped */
+        if (argv[0][0] == '-' && argv[0][1] != '\0')
+            words_parse_option(words, argc, argv, &used, &ignored);
+        else
+            take_bare(words, argc, argv, &used, &ignored);
+    }
+    return NULL;
 }
 
 /* ---- Answers ---- */

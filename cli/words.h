@@ -72,6 +72,17 @@ int words_parse(struct words *words, int argc, char **argv, struct failure *why)
 int words_parse_option(struct words *words, int argc, char **argv, int *ret_used,
                        struct failure *why);
 
+/* Read unfinished words, whatever they are: returns the word whose value comes next, or NULL
+ * when the next one stands for itself. */
+const struct word *words_expect(struct words *words, int argc, char **argv);
+
+/* Is the word given, so that it must not be repeated? */
+bool words_is_used(const struct words *words, size_t slot);
+/* The position that the next bare word fills; -1 when there is none. */
+int words_next_position(const struct words *words, enum word_kind kind);
+/* The word of "--NAME", with `length` bytes of NAME; -1 when there is none. */
+int words_option(const struct words *words, const char *name, size_t length);
+
 /* What was given; the name must be in the table. */
 bool words_has(const struct words *words, const char *name);
 const char *words_text(const struct words *words, const char *name, const char *otherwise);
