@@ -24,7 +24,8 @@ struct listener {
     struct listener_set *set; /* not owned */
     struct event *readable;
     int fd;
-    char *path; /* of a Unix socket, else NULL */
+    bool is_unix;
+    char *path; /* of a Unix socket that we made: removed at the end; else NULL */
 };
 
 struct listener_set {
@@ -72,7 +73,7 @@ static void on_acceptable(evutil_socket_t fd, short what, void *arg)
                                SOCK_NONBLOCK | SOCK_CLOEXEC);
 
         if (accepted >= 0) {
-            if (listener->path != NULL)
+            if (listener->is_unix)
                 peer.ss_family = AF_UNIX;
             listener->set->accept(listener->set->arg, accepted, (struct sockaddr *)&peer);
         } else if (errno == EMFILE || errno == ENFILE) {
@@ -136,21 +137,30 @@ const GPtrArray *listener_endpoints(const struct listener_set *set)
     return set->endpoints;
 }
 
-/* Takes over fd, which is bound. */
+/* Takes over fd, which listens. */
+static struct listener *add_listener(struct listener_set *set, int fd)
+{
+    struct listener *listener = g_new0(struct listener, 1);
+
+    listener->set = set;
+    listener->fd = fd;
+    listener->readable =
+        event_new(loop_base(set->loop), fd, EV_READ | EV_PERSIST, on_acceptable, listener);
+    g_ptr_array_add(set->listeners, listener);
+    event_add(listener->readable, NULL);
+    return listener;
+}
+
+/* Takes over fd, which is bound, if it can listen. */
 static int start_listening(struct listener_set *set, int fd, const char *path)
 {
     struct listener *listener;
 
     if (listen(fd, SOMAXCONN) < 0)
         return -errno;
-    listener = g_new0(struct listener, 1);
-    listener->set = set;
-    listener->fd = fd;
+    listener = add_listener(set, fd);
+    listener->is_unix = path != NULL;
     listener->path = g_strdup(path);
-    listener->readable =
-        event_new(loop_base(set->loop), fd, EV_READ | EV_PERSIST, on_acceptable, listener);
-    g_ptr_array_add(set->listeners, listener);
-    event_add(listener->readable, NULL);
     return 0;
 }
 
@@ -348,6 +358,51 @@ int listener_add_unix(struct listener_set *set, const char *path, unsigned mode,
     }
     g_autofree char *host = g_strconcat("unix:", path, NULL);
     add_endpoint(set, host, 0);
+    return 0;
+}
+
+/* "" for every address, as with listener_add_tcp(). */
+static void add_inet_endpoint(struct listener_set *set, const struct sockaddr_storage *address)
+{
+    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)address;
+    const struct sockaddr_in *in4 = (const struct sockaddr_in *)address;
+    bool six = address->ss_family == AF_INET6;
+    bool everywhere = six ? IN6_IS_ADDR_UNSPECIFIED(&in6->sin6_addr)
+                          : in4->sin_addr.s_addr == htonl(INADDR_ANY);
+    char host[INET6_ADDRSTRLEN] = "";
+
+    if (!everywhere)
+        inet_ntop(address->ss_family,
+                  six ? (const void *)&in6->sin6_addr : (const void *)&in4->sin_addr, host,
+                  sizeof(host));
+    add_endpoint(set, host, ntohs(six ? in6->sin6_port : in4->sin_port));
+}
+
+int listener_adopt(struct listener_set *set, int fd, struct nbd_failure *why)
+{
+    struct sockaddr_storage address = { .ss_family = AF_UNSPEC };
+    socklen_t length = sizeof(address);
+    const struct sockaddr_un *local = (const struct sockaddr_un *)&address;
+    struct listener *listener;
+    int r;
+
+    if (getsockname(fd, (struct sockaddr *)&address, &length) < 0 ||
+        fcntl(fd, F_SETFL, O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) {
+        r = nbd_fail(why, errno, "cannot use the socket that was handed over: %s",
+                     strerror(errno));
+        close(fd);
+        return r;
+    }
+    listener = add_listener(set, fd);
+    listener->is_unix = address.ss_family == AF_UNIX;
+    if (listener->is_unix) {
+        g_autofree char *host = g_strdup_printf("unix:%.*s", (int)sizeof(local->sun_path),
+                                                local->sun_path);
+        add_endpoint(set, host, 0);
+    } else {
+        set_tcp_options(fd);
+        add_inet_endpoint(set, &address);
+    }
     return 0;
 }
 

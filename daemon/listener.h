@@ -30,6 +30,10 @@ int listener_add_tcp(struct listener_set *set, const char *host, int port,
 int listener_add_unix(struct listener_set *set, const char *path, unsigned mode,
                       struct nbd_failure *why);
 
+/* Takes over fd, a listening TCP or Unix socket, however this ends. A Unix socket's file is left
+ * alone at the end: it belongs to whoever made it. */
+int listener_adopt(struct listener_set *set, int fd, struct nbd_failure *why);
+
 /* Where the set listens: struct endpoint *. */
 struct endpoint {
     char *host; /* "127.0.0.1", "::", or "unix:PATH" */

@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "activation.h"
 #include "buffer.h"
 #include "connection.h"
 #include "control.h"
@@ -22,6 +23,7 @@
 #include "listener.h"
 #include "log.h"
 #include "mapping.h"
+#include "notify.h"
 #include "rpc/rpc_nbd.h"
 #include "rpc_server.h"
 #include "rpcbind.h"
@@ -29,6 +31,9 @@
 
 #define WORKER_THREADS 64
 #define DRAIN_POLL_MS 20
+/* While draining, the service manager is asked for more time: this much, this often. */
+#define EXTEND_S 15
+#define EXTEND_EVERY_S 5
 
 /* ---- Start ---- */
 
@@ -115,20 +120,37 @@ static int make_parent(const char *path, struct nbd_failure *why)
     return 0;
 }
 
+static int listen_unix(struct listener_set *set, const char *path, unsigned mode,
+                       struct nbd_failure *why)
+{
+    int r;
+
+    if (path[0] == '\0')
+        return 0;
+    r = make_parent(path, why);
+    return r < 0 ? r : listener_add_unix(set, path, mode, why);
+}
+
+/* What the service manager has opened is not opened again. */
 static int open_ports(struct server *server, struct nbd_failure *why)
 {
     const struct config *config = server->config;
     struct listener_set *nbd = server->nbd_listeners, *rpc = server->rpc_listeners;
-    int r = listen_on(nbd, config->nbd_hosts, config->nbd_port, why);
+    struct activation *given;
+    unsigned n = 0;
+    int r = activation_take(&given, why);
 
-    if (r == 0)
+    if (r < 0)
+        return r;
+    if ((r = activation_adopt(given, "nbd", nbd, &n, why)) == 0 && n == 0)
+        r = listen_on(nbd, config->nbd_hosts, config->nbd_port, why);
+    if (r == 0 && (r = activation_adopt(given, "control", rpc, &n, why)) == 0 && n == 0)
         r = listen_on(rpc, config->rpc_hosts, config->rpc_port, why);
-    if (r == 0 && config->nbd_socket[0] != '\0' &&
-        (r = make_parent(config->nbd_socket, why)) == 0)
-        r = listener_add_unix(nbd, config->nbd_socket, 0666, why);
-    if (r == 0 && config->rpc_socket[0] != '\0' &&
-        (r = make_parent(config->rpc_socket, why)) == 0)
-        r = listener_add_unix(rpc, config->rpc_socket, 0660, why);
+    if (r == 0 && (r = activation_adopt(given, "nbd-unix", nbd, &n, why)) == 0 && n == 0)
+        r = listen_unix(nbd, config->nbd_socket, 0666, why);
+    if (r == 0 && (r = activation_adopt(given, "control-unix", rpc, &n, why)) == 0 && n == 0)
+        r = listen_unix(rpc, config->rpc_socket, 0660, why);
+    activation_free(given);
     return r;
 }
 
@@ -273,6 +295,7 @@ struct ending {
     struct server *server;
     struct event *poll;
     int64_t deadline_ns;
+    int64_t extend_ns; /* when to ask for more time */
     bool saving, saved;
     int exit_code;
 };
@@ -312,16 +335,28 @@ static bool has_drained(struct ending *ending)
     return ending->saved;
 }
 
+/* drain_timeout is the limit, not that of the unit; a loop that is stuck asks for nothing. */
+static void ask_for_time(struct ending *ending)
+{
+    if (loop_now_ns() < ending->extend_ns)
+        return;
+    ending->extend_ns = loop_now_ns() + EXTEND_EVERY_S * INT64_C(1000000000);
+    notify_extend(EXTEND_S, "stopping: %u connections have not ended",
+                  connection_count(ending->server->connections));
+}
+
 static void on_drain_poll(evutil_socket_t fd, short what, void *arg)
 {
     struct ending *ending = arg;
 
     (void)fd;
     (void)what;
-    if (has_drained(ending))
+    if (has_drained(ending)) {
         loop_stop(ending->server->loop);
-    else
-        evtimer_add(ending->poll, &(struct timeval){ .tv_usec = DRAIN_POLL_MS * 1000 });
+        return;
+    }
+    ask_for_time(ending);
+    evtimer_add(ending->poll, &(struct timeval){ .tv_usec = DRAIN_POLL_MS * 1000 });
 }
 
 static void on_stop_signal(evutil_socket_t signal_number, short what, void *arg)
@@ -336,6 +371,7 @@ static void on_stop_signal(evutil_socket_t signal_number, short what, void *arg)
     }
     log_info("stopping: %s", strsignal((int)signal_number));
     server->stopping = true;
+    notify_stopping("stopping: %s", strsignal((int)signal_number));
     listener_set_free(server->nbd_listeners);
     listener_set_free(server->rpc_listeners);
     server->nbd_listeners = server->rpc_listeners = NULL;
@@ -366,6 +402,7 @@ int server_run(struct server *server)
     struct event_base *base = loop_base(server->loop);
     struct dump *dump = dump_new(server);
     struct ending ending = { .server = server, .exit_code = EXIT_OK };
+    struct watchdog *watchdog = watchdog_start(server->loop);
     struct event *signals[] = {
         evsignal_new(base, SIGTERM, on_stop_signal, &ending),
         evsignal_new(base, SIGINT, on_stop_signal, &ending),
@@ -377,11 +414,13 @@ int server_run(struct server *server)
     ending.poll = evtimer_new(base, on_drain_poll, &ending);
     for (size_t i = 0; i < G_N_ELEMENTS(signals); i++)
         event_add(signals[i], NULL);
+    notify_ready("serving %u exports", registry_size(server->registry));
     loop_run(server->loop);
     for (size_t i = 0; i < G_N_ELEMENTS(signals); i++)
         event_free(signals[i]);
     dump_free(dump);
     event_free(ending.poll);
+    watchdog_stop(watchdog);
     log_info("stopped");
     return ending.exit_code;
 }
