@@ -30,7 +30,8 @@ struct buffer_class {
 
 struct buffer_pool {
     struct buffer_class classes[N_CLASSES];
-    uint64_t used, kept, cached, budget; /* bytes; kept: lent out beside the budget */
+    /* Bytes. Kept and aside: lent out beside the budget. */
+    uint64_t used, kept, aside, cached, budget;
     struct buffer_waiter waiters;  /* head of a ring */
     struct event *trim;
 };
@@ -178,6 +179,23 @@ void buffer_free(struct buffer_pool *pool, void *buffer, size_t size)
     wake_first(pool);
 }
 
+bool buffer_set_aside(struct buffer_pool *pool, size_t size)
+{
+    size_t whole = class_size(class_of(size));
+
+    if (pool->aside + whole > pool->budget)
+        return false;
+    pool->used -= whole;
+    pool->aside += whole;
+    wake_first(pool);
+    return true;
+}
+
+void buffer_free_aside(struct buffer_pool *pool, void *buffer, size_t size)
+{
+    take_back(pool, buffer, class_of(size), &pool->aside);
+}
+
 void buffer_wait(struct buffer_pool *pool, struct buffer_waiter *waiter)
 {
     if (waiter->waiting)
@@ -207,7 +225,7 @@ void buffer_wait_give_up(struct buffer_pool *pool, struct buffer_waiter *waiter)
 
 uint64_t buffer_pool_used(const struct buffer_pool *pool)
 {
-    return pool->used + pool->kept;
+    return pool->used + pool->kept + pool->aside;
 }
 
 bool buffer_is_awaited(const struct buffer_pool *pool)

@@ -37,6 +37,12 @@ void buffer_free(struct buffer_pool *pool, void *buffer, size_t size);
 void *buffer_alloc_kept(struct buffer_pool *pool, size_t size);
 void buffer_free_kept(struct buffer_pool *pool, void *buffer, size_t size);
 
+/* A buffer that is not to be expected back soon leaves the budget, so that others can go on,
+ * and is freed with buffer_free_aside(). False: that much as the budget has left it already,
+ * and it still counts. */
+bool buffer_set_aside(struct buffer_pool *pool, size_t size);
+void buffer_free_aside(struct buffer_pool *pool, void *buffer, size_t size);
+
 /* Wake the waiter when buffers have come back. */
 void buffer_wait(struct buffer_pool *pool, struct buffer_waiter *waiter);
 void buffer_wait_cancel(struct buffer_pool *pool, struct buffer_waiter *waiter);

@@ -11,6 +11,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "expiry.h"
 #include "extents.h"
 #include "log.h"
 #include "nbd_protocol.h"
@@ -30,6 +31,14 @@ struct read_group {
     int error;     /* of the first part that failed, or 0 */
 };
 
+/* Not ETIMEDOUT: that a handler may say as well. */
+#define EXPIRED (-ETIME)
+
+static const char *error_text(int error)
+{
+    return error == EXPIRED ? "request_timeout is over" : strerror(-error);
+}
+
 void command_report(const struct connection *conn, uint16_t type, uint64_t offset,
                     uint64_t length, int error)
 {
@@ -41,7 +50,7 @@ void command_report(const struct connection *conn, uint16_t type, uint64_t offse
         connection_log(conn, NBD_LOG_WARNING, "%s of %" PRIu64 " at %" PRIu64 ": %s "
                        "(error %" PRIu64 " of this export)",
                        type < G_N_ELEMENTS(names) ? names[type] : "request", length, offset,
-                       strerror(-error), n);
+                       error_text(error), n);
 }
 
 /* ---- Replies that are built in the output buffer ---- */
@@ -103,7 +112,7 @@ static unsigned short_error(struct connection *conn, const struct request *reque
     uint8_t reply[REPLY_HEAD_MAX + ERROR_TEXT_MAX];
     uint32_t wire = reply_wire_error(error, request->type);
     size_t n = reply_put_error(conn, reply, request->cookie, request->request_offset, wire,
-                               strerror(-error));
+                               error_text(error));
 
     if (n > REPLY_HEAD_MAX)
         n = reply_put_error(conn, reply, request->cookie, request->request_offset, wire, "");
@@ -160,13 +169,69 @@ static void complete_part(struct connection *conn, struct request *request, int 
     g_free(group);
 }
 
+/* Its time is over while the storage has it: answer, and leave the request itself, with its
+ * buffer, to the storage. */
+static void on_expired(struct request *request)
+{
+    struct connection *conn = request->conn;
+    struct request *answer;
+
+    if (request->loading) { /* a part of the reply has left */
+        connection_close(conn, "the storage did not answer in the middle of a reply");
+        return;
+    }
+    answer = connection_request_new(conn);
+    answer->type = request->type;
+    answer->cookie = request->cookie;
+    answer->request_offset = request->request_offset;
+    answer->group = request->group;
+    request->group = NULL;
+    request->expired = true;
+    conn->orphans++;
+    conn->export->orphans++;
+    if (request->buffer != NULL) {
+        conn->export->orphan_bytes += request->buffer_size;
+        request->aside = buffer_set_aside(connection_buffers(conn), request->buffer_size);
+    }
+    command_report(conn, request->type, request->offset, request->length, EXPIRED);
+    if (answer->group != NULL)
+        complete_part(conn, answer, EXPIRED);
+    else
+        set_error_reply(conn, answer, EXPIRED);
+    connection_queue_reply(conn, answer);
+}
+
+void command_handed_over(struct connection *conn, struct request *request)
+{
+    conn->in_flight++;
+    if (conn->export->expiry != NULL)
+        expiry_watch(request, on_expired);
+}
+
+bool command_returned(struct connection *conn, struct request *request)
+{
+    conn->in_flight--;
+    if (expiry_is_watched(request))
+        expiry_forget(request);
+    if (!request->expired)
+        return true;
+    conn->orphans--;
+    conn->export->orphans--;
+    if (request->buffer != NULL)
+        conn->export->orphan_bytes -= request->buffer_size;
+    connection_request_free(conn, request);
+    connection_touch(conn);
+    return false;
+}
+
 static void on_completed(struct request *request, int result)
 {
     struct connection *conn = request->conn;
 
-    conn->in_flight--;
     if (changes_content(request->type))
         extents_changed(conn->export);
+    if (!command_returned(conn, request))
+        return;
     if (result < 0)
         command_report(conn, request->type, request->offset, request->length, result);
     if (request->group != NULL)
@@ -207,7 +272,7 @@ static struct request *try_payload_request(struct connection *conn, const struct
 {
     struct buffer_pool *pool = connection_buffers(conn);
     /* Somebody who has nothing could wait for ever behind those who have much. */
-    bool urgent = conn->in_flight == 0 && conn->n_replies == 0 && cmd->length <= 256u << 10;
+    bool urgent = connection_backlog(conn) == 0 && cmd->length <= 256u << 10;
     void *buffer = buffer_alloc(pool, cmd->length, urgent);
     struct request *request;
 
@@ -232,7 +297,7 @@ static struct request *new_payload_request(struct connection *conn, const struct
 
 static void submit(struct connection *conn, struct request *request)
 {
-    conn->in_flight++;
+    command_handed_over(conn, request);
     if (changes_content(request->type))
         extents_changed(conn->export);
     request_submit(request);
@@ -334,7 +399,8 @@ static void on_probed(void *arg, const struct extent_view *view)
     struct request *request = arg;
     struct connection *conn = request->conn;
 
-    conn->in_flight--;
+    if (!command_returned(conn, request))
+        return;
     if (!is_all_zero(view, request->offset + request->length)) {
         serve(conn, request);
         request_submit_batch(conn->export);
@@ -367,7 +433,7 @@ static size_t read_buffered(struct connection *conn, const struct command *cmd)
         serve(conn, request);
         return 0;
     }
-    conn->in_flight++;
+    command_handed_over(conn, request);
     extents_scan(conn->export, cmd->offset, MIN(left, PROBE_BYTES), on_probed, request);
     return 0;
 }
@@ -604,7 +670,8 @@ static void on_scanned(void *arg, const struct extent_view *view)
         .contexts = request->contexts, .one = request->wire_flags & NBD_CMD_FLAG_REQ_ONE,
     };
 
-    conn->in_flight--;
+    if (!command_returned(conn, request))
+        return;
     request->buffer_size = STATUS_REPLY_MAX;
     request->buffer = buffer_alloc(connection_buffers(conn), STATUS_REPLY_MAX, true);
     request->data = request->buffer;
@@ -637,7 +704,7 @@ size_t command_block_status(struct connection *conn, const struct command *cmd,
     request = new_request(conn, cmd);
     request->wire_flags = cmd->flags;
     request->contexts = cmd->contexts;
-    conn->in_flight++;
+    command_handed_over(conn, request);
     extents_scan(conn->export, cmd->offset, conn->export->size - cmd->offset, on_scanned,
                  request);
     return 0;

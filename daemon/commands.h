@@ -31,6 +31,12 @@ command_fn command_block_status; /* contexts are selected; length > 0 */
 /* All of the payload of conn->receiving has come. */
 void command_payload_complete(struct connection *conn);
 
+/* A request goes to the storage: it is in flight, and its request_timeout begins. */
+void command_handed_over(struct connection *conn, struct request *request);
+
+/* It has come back. False: it was answered when its time was over, and is gone now. */
+bool command_returned(struct connection *conn, struct request *request);
+
 /* One line in the log for the first, the second, the fourth, the eighth ... failure. */
 void command_report(const struct connection *conn, uint16_t type, uint64_t offset,
                     uint64_t length, int error);

@@ -37,6 +37,7 @@ struct config {
     unsigned max_connections;
     unsigned max_export_connections; /* of one export that does not say */
     uint64_t max_inflight_bytes; /* of request payload in the daemon */
+    unsigned request_timeout_s;  /* of exports that do not say; 0: none */
     unsigned drain_timeout_s;    /* at SIGTERM */
     enum nbd_log_level log_level;
     char *log_target;

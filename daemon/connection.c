@@ -112,6 +112,8 @@ struct request *connection_request_new(struct connection *conn)
     request->next = NULL;
     request->buffer = NULL;
     request->rq.data = NULL;
+    request->since_ns = 0;
+    request->expired = request->aside = false;
     request->blocks = false;
     request->group = NULL;
     request->loading = false;
@@ -127,7 +129,9 @@ void connection_request_free(struct connection *conn, struct request *request)
 {
     struct connection_table *table = conn->table;
 
-    if (request->buffer != NULL)
+    if (request->buffer != NULL && request->aside)
+        buffer_free_aside(conn->server->buffers, request->buffer, request->buffer_size);
+    else if (request->buffer != NULL)
         buffer_free(conn->server->buffers, request->buffer, request->buffer_size);
     if (table->n_free_requests >= FREE_REQUESTS_MAX) {
         g_free(request);
@@ -725,14 +729,14 @@ void connection_resume(struct connection *conn)
 static bool may_go_on(const struct connection *conn)
 {
     return conn->paused && !conn->memory.waiting && conn->phase != PHASE_OPENING &&
-           conn->in_flight + conn->n_replies < IN_FLIGHT_MAX &&
+           connection_backlog(conn) < IN_FLIGHT_MAX &&
            !(conn->out_full && has_output(conn));
 }
 
 /* Arm what the connection waits for; end it when its time has come. */
 static void look_after(struct connection *conn)
 {
-    if (conn->phase == PHASE_DRAINING && conn->in_flight == 0 && !has_output(conn))
+    if (conn->phase == PHASE_DRAINING && conn->in_flight == conn->orphans && !has_output(conn))
         connection_close(conn, conn->why);
     if (conn->phase == PHASE_CLOSING) {
         if (conn->in_flight == 0)

@@ -102,6 +102,7 @@ struct connection {
     uint64_t payload_drain;         /* bytes of a refused payload that are skipped */
     bool large_writes;              /* the last payload was large: receive only headers */
     unsigned in_flight;             /* submitted, not completed */
+    unsigned orphans;               /* of them: answered already, without the storage */
     size_t taken_bytes;             /* of inline work this turn */
     uint64_t requests, read_bytes, write_bytes;
 };
@@ -182,6 +183,12 @@ void connection_resume(struct connection *conn);
 
 struct request *connection_request_new(struct connection *conn);
 void connection_request_free(struct connection *conn, struct request *request);
+
+/* Requests that have not been answered, or whose reply has not left. */
+static inline unsigned connection_backlog(const struct connection *conn)
+{
+    return conn->in_flight - conn->orphans + conn->n_replies;
+}
 
 struct buffer_pool *connection_buffers(const struct connection *conn);
 

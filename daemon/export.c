@@ -12,6 +12,7 @@
 #include <json-c/json.h>
 
 #include "acl.h"
+#include "expiry.h"
 #include "extents.h"
 #include "log.h"
 #include "nbd_protocol.h"
@@ -197,6 +198,7 @@ static void set_changeable(struct export *export, const struct export_spec *spec
     export->max_connections = spec->max_connections;
     export->request_timeout_s = spec->request_timeout_s;
     export->drain_timeout_s = spec->drain_timeout_s;
+    expiry_update(export);
 }
 
 /* Takes over name and acl. */
@@ -250,6 +252,7 @@ static void export_free(void *data)
     struct export_private *x = export->private;
 
     extents_drop(export);
+    expiry_drop(export);
     event_free(x->linger);
     g_queue_clear(&x->waiters);
     g_hash_table_destroy(export->opts);

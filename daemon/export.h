@@ -90,6 +90,9 @@ struct export {
     struct request *blocked, **blocked_tail; /* that wait for a worker */
     uint64_t changes;                  /* counts changes of the content, see extents.h */
     struct extent_cache *extents;      /* extents.c's own */
+    struct expiry *expiry;             /* expiry.c's own; NULL: no request_timeout */
+    unsigned orphans;                  /* requests that were answered, but not by the storage */
+    uint64_t orphan_bytes;             /* of their buffers */
 
     /* Written by mapping.c: struct mapping *, owned there. */
     GPtrArray *mappings;

@@ -69,6 +69,11 @@ static void start_blocked(struct export *export)
         export->blocked = request->next;
         if (export->blocked == NULL)
             export->blocked_tail = &export->blocked;
+        if (request->expired) { /* nobody waits for it */
+            request->blocks = false;
+            request->completed(request, -ECANCELED);
+            continue;
+        }
         export->blocking++;
         worker_run(export->server->workers, on_worker, NULL, request);
     }
@@ -96,7 +101,9 @@ static void finish(struct request *request, int result)
         export->blocking--;
         start_blocked(export);
     }
-    if (result == 0 && request->zeroed > 0 && request->zeroed < request->length)
+    if (request->expired)
+        request->completed(request, result);
+    else if (result == 0 && request->zeroed > 0 && request->zeroed < request->length)
         write_zeroes(request);
     else if (result == 0 && request->flush_after)
         flush_after(request);

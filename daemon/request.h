@@ -33,6 +33,10 @@ struct request {
     struct export *export;    /* not owned; the connection is its user */
     void (*completed)(struct request *request, int result); /* on the loop */
     int result;
+    struct request *older, *younger; /* expiry.c's own ... */
+    int64_t since_ns;         /* ... when it was handed over; 0: not watched */
+    bool expired;             /* answered; only its end is awaited */
+    bool aside;               /* its buffer does not count any more */
     bool flush_after;         /* FUA, by a flush after the write */
     bool blocks;              /* keeps a worker busy, or waits for one */
     uint64_t zeroed;          /* bytes, of zeroes by writing */

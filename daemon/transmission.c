@@ -122,6 +122,14 @@ static struct refusal check_status(const struct connection *conn, const struct c
     return ACCEPTED;
 }
 
+/* Requests that were answered after their request_timeout, but that the storage has never
+ * ended, keep their memory: at some point no more are added. */
+static bool is_clogged(const struct export *export)
+{
+    return export->orphans >= IN_FLIGHT_MAX ||
+           export->orphan_bytes > export->server->config->max_inflight_bytes / 4;
+}
+
 static struct refusal check(const struct connection *conn, const struct command *cmd,
                             const struct rule *rule)
 {
@@ -131,6 +139,8 @@ static struct refusal check(const struct connection *conn, const struct command 
         return (struct refusal){ -ESHUTDOWN, "the server is shutting down" };
     if (rule == NULL)
         return (struct refusal){ -EINVAL, "unknown command" };
+    if (conn->export->orphans > 0 && is_clogged(conn->export))
+        return (struct refusal){ -EIO, "the storage has too many requests that it does not end" };
     refusal = check_flags(conn, cmd, rule);
     if (refusal.error != 0)
         return refusal;
@@ -328,7 +338,7 @@ size_t transmission_receive(struct connection *conn, const struct input *input)
         connection_finish(conn, "the client disconnected");
         return n;
     }
-    if (conn->in_flight + conn->n_replies >= IN_FLIGHT_MAX) {
+    if (connection_backlog(conn) >= IN_FLIGHT_MAX) {
         conn->paused = true;
         return 0;
     }
@@ -394,7 +404,7 @@ static void on_loaded(struct request *request, int result)
 {
     struct connection *conn = request->conn;
 
-    conn->in_flight--;
+    command_returned(conn, request);
     request->loading = false;
     if (result == 0) {
         take_rest(request, request->rq.data);
@@ -420,7 +430,7 @@ void transmission_load(struct connection *conn, struct request *request)
     }
     request->loading = true;
     request->completed = on_loaded;
-    conn->in_flight++;
+    command_handed_over(conn, request);
     request_submit(request);
     request_submit_batch(conn->export);
 }

@@ -11,6 +11,8 @@
  *   every=N            ... and then each Nth of them
  *   open_delay_ms=N, open_hold=PATH, open_error=EIO    the same for map()
  *   create_error=EIO                                   the same for create()
+ *   holes=true         says that each second piece of 64 KiB is a hole
+ *   extents_hold=PATH  says nothing about holes as long as this file exists
  *
  * Without a delay, a hold or a thread, requests end inside submit().
  */
@@ -24,6 +26,7 @@
 #include "../../handlers/size_option.h"
 
 #define OP_ANY UINT64_MAX
+#define PIECE (UINT64_C(64) << 10)
 
 struct fault {
     uint64_t size;
@@ -31,8 +34,8 @@ struct fault {
 
     uint64_t delay_ms, open_delay_ms, every, op;
     uint64_t error, open_error, create_error;
-    bool on_thread;
-    const char *hold, *open_hold; /* the daemon's, as dev->opts */
+    bool on_thread, holes;
+    const char *hold, *open_hold, *extents_hold; /* the daemon's, as dev->opts */
 
     uint64_t seen; /* requests that `op` means; loop thread */
 
@@ -148,6 +151,10 @@ static bool parse_opt(struct fault *fault, const struct nbd_opt *opt)
         fault->hold = opt->value;
     else if (strcmp(opt->key, "open_hold") == 0)
         fault->open_hold = opt->value;
+    else if (strcmp(opt->key, "extents_hold") == 0)
+        fault->extents_hold = opt->value;
+    else if (strcmp(opt->key, "holes") == 0 && strcmp(opt->value, "true") == 0)
+        fault->holes = true;
     else if (strcmp(opt->key, "thread") == 0 && strcmp(opt->value, "true") == 0)
         fault->on_thread = true;
     else
@@ -330,6 +337,26 @@ static void submit(struct nbd_request *rq)
     pass_on(fault, rq);
 }
 
+static int extents(struct nbd_device *dev, uint64_t offset, uint64_t length,
+                   nbd_add_extent *add, void *arg)
+{
+    const struct fault *fault = dev->priv;
+    uint64_t end = offset + length;
+
+    sleep_while_exists(fault->extents_hold);
+    if (!fault->holes)
+        return -ENOTSUP;
+    while (offset < end) {
+        uint64_t next = (offset / PIECE + 1) * PIECE;
+        bool hole = offset / PIECE % 2 != 0;
+
+        if (add(arg, next - offset, hole ? NBD_EXTENT_HOLE | NBD_EXTENT_ZERO : 0) != 0)
+            return 0;
+        offset = next;
+    }
+    return 0;
+}
+
 static struct nbd_handler handler = {
     .name = "fault",
     .cfg_parse = cfg_parse,
@@ -339,6 +366,7 @@ static struct nbd_handler handler = {
     .unmap = unmap,
     .get_size = get_size,
     .submit = submit,
+    .extents = extents,
     .destroy = destroy,
 };
 

@@ -76,6 +76,7 @@ static struct config *make_config(const struct harness *harness,
         config->max_connections = config->max_export_connections = settings->max_connections;
     if (settings->negotiation_timeout_s > 0)
         config->negotiation_timeout_s = settings->negotiation_timeout_s;
+    config->request_timeout_s = settings->request_timeout_s;
     if (settings->threads > 0)
         config->threads = settings->threads;
     return config;

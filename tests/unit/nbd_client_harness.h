@@ -19,7 +19,7 @@ struct harness_settings {
     const char *handler_dir; /* NULL: file, null, mem, fault and plain */
     uint64_t max_inflight_bytes;
     unsigned max_connections; /* also of one export */
-    unsigned negotiation_timeout_s, threads;
+    unsigned negotiation_timeout_s, request_timeout_s, threads;
 };
 
 struct harness {

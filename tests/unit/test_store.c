@@ -50,6 +50,7 @@ static void start(struct fixture *fixture)
     server->workers = worker_pool_new(server->loop, 1);
     server->handlers = handler_set_load(fixture->dir, &server->handler_config, server->loop,
                                         server->workers);
+    server->config = config_new();
     server->registry = registry_new(server);
     server->mappings = mapping_table_new(server);
     server->jobs = job_table_new(server);
@@ -67,6 +68,7 @@ static void stop(struct fixture *fixture)
     handler_set_free(server->handlers);
     worker_pool_free(server->workers);
     loop_free(server->loop);
+    config_free(server->config);
 }
 
 static void restart(struct fixture *fixture)
