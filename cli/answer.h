@@ -14,6 +14,8 @@ json_object *export_json(const nr_export *x);
 json_object *mapping_json(const nr_mapping *mapping);
 json_object *job_json(const nr_job *job);
 json_object *client_json(const nr_client *client);
+json_object *settings_json(const nr_settings *settings); /* cmd_set.c */
+json_object *acl_json(const nr_acl *acl);                 /* cmd_set.c */
 json_object *status_json(const nr_status *status);
 
 const char *export_state_word(nr_export_state state); /* "ready" */

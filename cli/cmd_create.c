@@ -35,11 +35,6 @@
         .name = "opt", .kind = WORD_LIST, .value = "KEY=VALUE",                               \
         .help = "option of the handler"                                                       \
     }
-#define WORD_NOWAIT                                                                           \
-    {                                                                                         \
-        .name = "nowait", .kind = WORD_FLAG,                                                  \
-        .help = "print the job's id instead of waiting for it"                                \
-    }
 #define WORD_FORCE                                                                            \
     {                                                                                         \
         .name = "force", .kind = WORD_FLAG, .help = "although it is mapped or connected"      \
@@ -95,25 +90,6 @@ const struct word words_export_remove[] = {
     WORD_NOWAIT,
     {.name = NULL},
 };
-
-/* Wait for the job that was answered, or say which it is. Frees the answer. */
-static int finish_job(struct cli *cli, u_long procedure, nr_job_res *res, const char *success,
-                      struct failure *why)
-{
-    nr_job *job = &res->nr_job_res_u.job;
-    int r = 0;
-
-    if (words_has(&cli->words, "nowait")) {
-        cli_say(cli, "%s", job->id);
-        json_object_object_add(cli_answer(cli), "job", job_json(job));
-    } else {
-        r = follow_job(cli, job->id, why);
-        if (r == 0)
-            cli_say(cli, "%s", success);
-    }
-    client_free(procedure, res);
-    return r;
-}
 
 /* A lost answer is asked for again: the same token gives the same job. */
 static int call_create(struct cli *cli, nr_create_args *args, nr_job_res *res,

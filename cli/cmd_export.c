@@ -10,6 +10,7 @@
 
 #include <glib.h>
 #include <inttypes.h>
+#include <string.h>
 
 const struct word words_export_name[] = {
     {.name = "EXPORT",
@@ -104,6 +105,41 @@ static void say_export(struct cli *cli, const nr_export *x)
         say_mapping(cli, &x->mappings.mappings_val[i]);
 }
 
+/* What can be set, and who may connect. A daemon of before these has neither. */
+static int show_changeable(struct cli *cli, nr_name_args *args, struct failure *why)
+{
+    nr_settings_res settings;
+    nr_acl_res acl;
+    const nr_acl *list = &acl.nr_acl_res_u.acl;
+    int r = client_call(cli->client, NR_EXPORT_SETTINGS, args, &settings, why);
+
+    if (r != 0)
+        return strcmp(why->code, "ENOTSUP") == 0 ? 0 : r;
+    for (u_int i = 0; i < settings.nr_settings_res_u.settings.rows.rows_len; i++) {
+        const nr_opt *row = &settings.nr_settings_res_u.settings.rows.rows_val[i];
+
+        if (strcmp(row->key, "hidden") == 0)
+            cli_say(cli, "hidden         %s", row->value);
+        if (strcmp(row->key, "request_timeout") == 0 && strcmp(row->value, "0") != 0)
+            cli_say(cli, "time limit     %s s for a request", row->value);
+        if (strcmp(row->key, "drain_timeout") == 0 && strcmp(row->value, "0") != 0)
+            cli_say(cli, "drain limit    %s s for clients to leave", row->value);
+    }
+    json_object_object_add(cli_answer(cli), "settings",
+                           settings_json(&settings.nr_settings_res_u.settings));
+    client_free(NR_EXPORT_SETTINGS, &settings);
+    r = client_call(cli->client, NR_ACL_GET, args, &acl, why);
+    if (r != 0)
+        return r;
+    for (u_int i = 0; i < list->entries.entries_len; i++)
+        cli_say(cli, "acl            %s", list->entries.entries_val[i]);
+    if (list->entries.entries_len == 0)
+        cli_say(cli, "acl            %s", list->default_deny ? "nobody" : "everybody");
+    json_object_object_add(cli_answer(cli), "acl", acl_json(list));
+    client_free(NR_ACL_GET, &acl);
+    return 0;
+}
+
 int cmd_export_show(struct cli *cli, struct failure *why)
 {
     nr_name_args args = {.name = (char *)words_text(&cli->words, "EXPORT", "")};
@@ -117,5 +153,5 @@ int cmd_export_show(struct cli *cli, struct failure *why)
     say_export(cli, &res.nr_export_res_u.x);
     json_object_object_add(cli_answer(cli), "export", export_json(&res.nr_export_res_u.x));
     client_free(NR_EXPORT_GET, &res);
-    return 0;
+    return show_changeable(cli, &args, why);
 }

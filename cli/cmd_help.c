@@ -16,6 +16,7 @@ static bool is_backstore_group(const char *group)
 /* How a word is written: "[size SIZE]". */
 static char *spelling(const struct word *word, const char *target)
 {
+    bool is_repeated = word->kind == WORD_LIST || word->kind == WORD_MANY;
     bool required = word->required || word->kind == WORD_POSITION;
     const char *dashes = word->option_only ? "--" : "";
     g_autofree char *plain = NULL;
@@ -23,6 +24,7 @@ static char *spelling(const struct word *word, const char *target)
     switch (word->kind) {
     case WORD_POSITION:
     case WORD_OPTIONAL:
+    case WORD_MANY:
     case WORD_DEVICE:
         if (word->value != NULL)
             plain = g_strdup(word->value);
@@ -38,9 +40,9 @@ static char *spelling(const struct word *word, const char *target)
         plain = g_strdup_printf("%s%s %s", dashes, word->name, word->value);
         break;
     }
-    return g_strdup_printf(required                  ? "%s"
-                           : word->kind == WORD_LIST ? "[%s]..."
-                                                     : "[%s]",
+    return g_strdup_printf(required      ? "%s"
+                           : is_repeated ? "[%s]..."
+                                         : "[%s]",
                            plain);
 }
 

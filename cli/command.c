@@ -39,6 +39,11 @@ const struct command commands[] = {
     {"export", "add", "export a backing store that exists", words_export_add, cmd_export_add},
     {"export", "remove", "forget an export, leave its backing store", words_export_remove,
      cmd_export_remove},
+    {"export", "set", "change what may change while it is in use", words_export_set,
+     cmd_export_set},
+    {"export", "sync", "bring what was written to stable storage", words_export_sync,
+     cmd_export_sync},
+    {NULL, "acl", "who may connect to an export", words_acl, cmd_acl},
     {NULL, "status", "state of the daemon or of an export, as key=value", words_status,
      cmd_status},
     {NULL, "info", "what an NBD server says about an export", words_info, cmd_info},
@@ -430,6 +435,8 @@ int command_main(int argc, char **argv, FILE *out)
     words_init(&cli.words, NULL, common_words);
     status = argc > 0 ? run(&cli, argc - 1, argv + 1, &why) : STATUS_USAGE;
     progress_end();
+    if (status != 0 && g_strcmp0(why.code, "ENOENT") == 0)
+        suggest(&cli, &why);
     if (status != 0)
         print_failure(&cli, &why);
     if (cli.json && cli.answer != NULL)

@@ -93,13 +93,26 @@ void cli_backstore_clear(nr_backstore *store);
 /* This host as the daemon knows it. */
 const char *cli_host_name(void);
 
+/* What a word of several commands is. */
+#define WORD_NOWAIT                                                                           \
+    {                                                                                         \
+        .name = "nowait", .kind = WORD_FLAG,                                                  \
+        .help = "print the job's id instead of waiting for it"                                \
+    }
+
+/* suggest.c: add to a failure that nothing has that name which one was probably meant. */
+void suggest(struct cli *cli, struct failure *why);
+
+int cmd_acl(struct cli *cli, struct failure *why);
 int cmd_clients(struct cli *cli, struct failure *why);
 int cmd_create(struct cli *cli, struct failure *why);
 int cmd_delete(struct cli *cli, struct failure *why);
 int cmd_export_add(struct cli *cli, struct failure *why);
 int cmd_export_list(struct cli *cli, struct failure *why);
 int cmd_export_remove(struct cli *cli, struct failure *why);
+int cmd_export_set(struct cli *cli, struct failure *why);
 int cmd_export_show(struct cli *cli, struct failure *why);
+int cmd_export_sync(struct cli *cli, struct failure *why);
 int cmd_info(struct cli *cli, struct failure *why);
 int cmd_job_cancel(struct cli *cli, struct failure *why);
 int cmd_job_list(struct cli *cli, struct failure *why);
@@ -116,8 +129,8 @@ int cmd_unmap(struct cli *cli, struct failure *why);
 int cmd_version(struct cli *cli, struct failure *why);
 int cmd_write(struct cli *cli, struct failure *why);
 
-extern const struct word words_clients[], words_create[], words_delete[], words_export_add[],
-    words_export_name[], words_export_remove[], words_info[], words_job[], words_kick[],
+extern const struct word words_acl[], words_clients[], words_create[], words_delete[], words_export_add[],
+    words_export_name[], words_export_remove[], words_export_set[], words_export_sync[], words_info[], words_job[], words_kick[],
     words_list[], words_log_level[], words_map[], words_read[], words_restore[],
     words_status[], words_unmap[], words_write[];
 

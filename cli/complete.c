@@ -233,7 +233,7 @@ static void offer_keywords(const struct completion *c, const struct words *words
         if (word->kind == WORD_DEVICE)
             offer_value(c, word);
         else if (word->kind != WORD_POSITION && word->kind != WORD_OPTIONAL &&
-                 !word->option_only)
+                 word->kind != WORD_MANY && !word->option_only)
             offer(c, word->name, word->help != NULL ? word->help : "");
     }
 }

@@ -88,3 +88,21 @@ int follow_job(struct cli *cli, const char *id, struct failure *why)
     progress_end();
     return r;
 }
+
+int finish_job(struct cli *cli, u_long procedure, nr_job_res *res, const char *success,
+                      struct failure *why)
+{
+    nr_job *job = &res->nr_job_res_u.job;
+    int r = 0;
+
+    if (words_has(&cli->words, "nowait")) {
+        cli_say(cli, "%s", job->id);
+        json_object_object_add(cli_answer(cli), "job", job_json(job));
+    } else {
+        r = follow_job(cli, job->id, why);
+        if (r == 0)
+            cli_say(cli, "%s", success);
+    }
+    client_free(procedure, res);
+    return r;
+}

@@ -10,4 +10,9 @@
 /* Until the job is over. 0 when it ended well; its last state in the answer as "job". */
 int follow_job(struct cli *cli, const char *id, struct failure *why);
 
+/* With the word nowait: say which job was answered; else follow it and print `success`. Frees
+ * the answer. */
+int finish_job(struct cli *cli, u_long procedure, nr_job_res *res, const char *success,
+               struct failure *why);
+
 #endif

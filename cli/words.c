@@ -17,7 +17,7 @@
 static bool is_position(const struct word *word)
 {
     return word->kind == WORD_POSITION || word->kind == WORD_OPTIONAL ||
-           word->kind == WORD_DEVICE;
+           word->kind == WORD_MANY || word->kind == WORD_DEVICE;
 }
 
 static int slot_by_name(const struct words *words, const char *name)
@@ -219,7 +219,7 @@ static int take_value(struct words *words, size_t i, const char *text, struct fa
     words->slot[i].given = true;
     words->slot[i].text = text;
     words->slot[i].number = number;
-    if (word->kind == WORD_LIST) {
+    if (word->kind == WORD_LIST || word->kind == WORD_MANY) {
         words->list = g_renew(const char *, words->list, words->n_list + 1);
         words->list[words->n_list++] = text;
     }
@@ -228,9 +228,16 @@ static int take_value(struct words *words, size_t i, const char *text, struct fa
 
 /* ---- Words ---- */
 
+bool words_is_used(const struct words *words, size_t slot)
+{
+    enum word_kind kind = words->slot[slot].word->kind;
+
+    return words->slot[slot].given && kind != WORD_LIST && kind != WORD_MANY;
+}
+
 static int refuse_repetition(const struct words *words, size_t i, struct failure *why)
 {
-    if (words->slot[i].given && words->slot[i].word->kind != WORD_LIST)
+    if (words_is_used(words, i))
         return fail_with(why, STATUS_USAGE, "'%s' is given twice", words->slot[i].word->name);
     return 0;
 }
@@ -309,7 +316,7 @@ int words_parse_option(struct words *words, int argc, char **argv, int *ret_used
 int words_next_position(const struct words *words, enum word_kind kind)
 {
     for (size_t i = 0; i < words->n_slots; i++)
-        if (words->slot[i].word->kind == kind && !words->slot[i].given)
+        if (words->slot[i].word->kind == kind && !words_is_used(words, i))
             return (int)i;
     return -1;
 }
@@ -346,6 +353,8 @@ static int take_bare(struct words *words, int argc, char **argv, int *ret_used,
                 return take_named(words, j, argv[0], argc, argv, ret_used, why);
     }
     i = words_next_position(words, WORD_OPTIONAL);
+    if (i < 0)
+        i = words_next_position(words, WORD_MANY);
     if (i >= 0)
         return take_value(words, (size_t)i, argv[0], why);
     return fail_unknown(words, argv[0], false, why);
@@ -381,11 +390,6 @@ int words_parse(struct words *words, int argc, char **argv, struct failure *why)
 }
 
 /* ---- Unfinished words ---- */
-
-bool words_is_used(const struct words *words, size_t slot)
-{
-    return words->slot[slot].given && words->slot[slot].word->kind != WORD_LIST;
-}
 
 /* The word that `text` names and that wants a value behind it; NULL when it is none. */
 static const struct word *awaits_value(const struct words *words, const char *text)

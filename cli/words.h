@@ -22,6 +22,7 @@
 enum word_kind {
     WORD_POSITION, /* a bare word that must be there */
     WORD_OPTIONAL, /* a bare word that may be there */
+    WORD_MANY,     /* bare words, as many as there are; values in the list */
     WORD_DEVICE,   /* the same, taken only by something like /dev/nbd3 or nbd3 */
     WORD_FLAG,     /* no value */
     WORD_VALUE,    /* one value */
@@ -59,7 +60,7 @@ struct words {
         uint64_t cut_bytes; /* by which a TYPE_SIZE was rounded down */
     } slot[WORDS_MAX];
     size_t n_slots;
-    const char **list; /* values of all WORD_LISTs; g_free */
+    const char **list; /* values of all WORD_LISTs and WORD_MANYs; g_free */
     size_t n_list;
 };
 

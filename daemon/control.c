@@ -46,6 +46,12 @@ static const struct rpc_procedure procedures[] = {
     [NR_UNMAP] = PROCEDURE("UNMAP", nr_unmap_args, nr_mapping_res, control_unmap),
     [NR_LIST] = PROCEDURE("LIST", nr_list_args, nr_list_res, control_list),
     [NR_EXPORT_GET] = PROCEDURE("EXPORT_GET", nr_name_args, nr_export_res, control_export_get),
+    [NR_EXPORT_SET] = PROCEDURE("EXPORT_SET", nr_export_set_args, nr_settings_res,
+                                control_export_set),
+    [NR_EXPORT_SETTINGS] = PROCEDURE("EXPORT_SETTINGS", nr_name_args, nr_settings_res,
+                                     control_export_settings),
+    [NR_ACL_GET] = PROCEDURE("ACL_GET", nr_name_args, nr_acl_res, control_acl_get),
+    [NR_ACL_SET] = PROCEDURE("ACL_SET", nr_acl_set_args, nr_acl_res, control_acl_set),
     [NR_CLIENTS] = PROCEDURE("CLIENTS", nr_page_args, nr_clients_res, control_clients),
     [NR_CLIENT_KICK] = PROCEDURE("CLIENT_KICK", nr_kick_args, nr_void_res,
                                  control_client_kick),
@@ -54,6 +60,7 @@ static const struct rpc_procedure procedures[] = {
     [NR_JOB_CANCEL] = PROCEDURE("JOB_CANCEL", nr_id_args, nr_job_res, control_job_cancel),
     [NR_STATUS] = { .name = "STATUS", .encode_result = (xdrproc_t)xdr_nr_status_res,
                     .start = control_status },
+    [NR_SYNC] = PROCEDURE("SYNC", nr_name_args, nr_job_res, control_sync),
     [NR_LOG_LEVEL] = PROCEDURE("LOG_LEVEL", nr_level_args, nr_void_res, control_log_level),
 };
 

@@ -21,6 +21,9 @@ typedef void control_procedure(struct rpc_call *call, void *args, void *arg);
 
 control_procedure control_hello, control_status, control_log_level;      /* control.c */
 control_procedure control_create, control_delete;                        /* control_export.c */
+control_procedure control_export_set, control_export_settings, control_acl_get,
+    control_acl_set;                                                     /* control_set.c */
+control_procedure control_sync;                                          /* control_sync.c */
 control_procedure control_premap;                                        /* control_map.c */
 control_procedure control_postmap, control_unmap;                        /* control_unmap.c */
 control_procedure control_list, control_export_get, control_clients, control_client_kick;

@@ -447,6 +447,27 @@ int export_apply(struct export *export, const struct export_spec *spec,
     return 0;
 }
 
+int export_set_readonly(struct export *export, bool readonly, struct nbd_failure *why)
+{
+    struct export_private *x = export->private;
+
+    if (export->readonly == readonly)
+        return 0;
+    if (x->users > 0 || x->waiters.length > 0 || export->mappings->len > 0)
+        return nbd_fail(why, EBUSY, "export \"%s\" is %s; what clients may do cannot change "
+                        "under them: end that first", export->name,
+                        export->mappings->len > 0 ? "mapped" : "in use");
+    if (x->busy)
+        return nbd_fail(why, EBUSY, "export \"%s\" is just being opened or closed; try again",
+                        export->name);
+    export->readonly = export->dev.readonly = readonly;
+    if (x->backstore == OPEN) { /* lingers, opened for the other mode */
+        x->close_soon = true;
+        advance(export);
+    }
+    return 0;
+}
+
 unsigned export_connection_limit(const struct export *export)
 {
     return export->max_connections > 0 ? export->max_connections

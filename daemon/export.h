@@ -127,6 +127,10 @@ void export_get_spec(const struct export *export, struct export_spec *ret_spec);
 int export_apply(struct export *export, const struct export_spec *spec,
                  struct nbd_failure *why);
 
+/* From the next open on. -EBUSY while it is in use or mapped: clients have been told what they
+ * may do. The caller saves it. */
+int export_set_readonly(struct export *export, bool readonly, struct nbd_failure *why);
+
 /* What max_connections comes to. */
 unsigned export_connection_limit(const struct export *export);
 

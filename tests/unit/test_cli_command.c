@@ -137,6 +137,7 @@ static void an_unreachable_daemon_is_3(void **state)
         "file unmap x",          "export list",    "export show x",    "export remove x",
         "status",                "status x",       "clients",          "kick 1",
         "job list",              "job show x",     "job wait x",       "job cancel x",
+        "export set x hidden on", "export sync x",  "acl x",          "acl x add ::1",
         "log-level debug",       "restore",        "read x from 0 size 1",
         "write x from 0 size 1", "info x",         "export add file x name y",
     };

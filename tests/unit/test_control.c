@@ -1064,6 +1064,216 @@ static void an_export_of_a_file_is_deleted_there(void **state)
     FREE(nr_job_res, &result);
 }
 
+/* ---- Settings and access lists ---- */
+
+static nr_settings_res set_setting(struct fixture *f, const char *name, const char *key,
+                                   const char *value)
+{
+    nr_opt row = { .key = (char *)key, .value = (char *)value };
+    nr_export_set_args args = { .name = (char *)name,
+                                .settings.rows = { .rows_len = 1, .rows_val = &row } };
+    nr_settings_res result;
+
+    CALL(f, NR_EXPORT_SET, nr_export_set_args, &args, nr_settings_res, &result);
+    return result;
+}
+
+static nr_acl_set_args acl_args(const char *name, nr_acl_op op, char **entry)
+{
+    return (nr_acl_set_args){ .name = (char *)name, .op = op,
+                              .acl.entries = { .entries_len = 1, .entries_val = entry } };
+}
+
+static nr_acl_res set_acl(struct fixture *f, const char *name, nr_acl_op op, char *entry)
+{
+    nr_acl_set_args args = acl_args(name, op, &entry);
+    nr_acl_res result;
+
+    CALL(f, NR_ACL_SET, nr_acl_set_args, &args, nr_acl_res, &result);
+    return result;
+}
+
+static void a_setting_is_changed_saved_and_told(void **state)
+{
+    static const struct { const char *key, *value; } cases[] = {
+        { "description", "new words" }, { "hidden", "yes" }, { "readonly", "yes" },
+        { "max_connections", "7" }, { "request_timeout", "8" }, { "drain_timeout", "9" },
+    };
+    struct fixture *f = *state;
+
+    have_export(f, "disk1");
+    for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
+        nr_settings_res result = set_setting(f, "mem/disk1", cases[i].key, cases[i].value);
+
+        assert_int_equal(result.code, NR_OK);
+        assert_string_equal(result.nr_settings_res_u.settings.rows.rows_val[i].key,
+                            cases[i].key);
+        assert_string_equal(result.nr_settings_res_u.settings.rows.rows_val[i].value,
+                            cases[i].value);
+        FREE(nr_settings_res, &result);
+    }
+    assert_true(is_saved(f, "\"max_connections\": 7"));
+    assert_true(is_saved(f, "new words"));
+}
+
+static void a_setting_that_makes_no_sense_is_refused(void **state)
+{
+    static const struct { const char *key, *value, *part; } cases[] = {
+        { "colour", "red", "\"colour\"" },       { "hidden", "maybe", "yes or no" },
+        { "readonly", "", "yes or no" },         { "max_connections", "-1", "0 to 1000000" },
+        { "request_timeout", "1e9", "number" },  { "drain_timeout", "86401", "86400" },
+    };
+    struct fixture *f = *state;
+    nr_settings_res result;
+
+    have_export(f, "disk1");
+    for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
+        result = set_setting(f, "mem/disk1", cases[i].key, cases[i].value);
+        expect_refusal(result.code, &result.nr_settings_res_u.err, NR_EINVAL, cases[i].part);
+        FREE(nr_settings_res, &result);
+    }
+    result = set_setting(f, "mem/none", "hidden", "yes");
+    expect_refusal(result.code, &result.nr_settings_res_u.err, NR_ENOENT, "mem/none");
+    FREE(nr_settings_res, &result);
+}
+
+static void settings_that_cannot_be_saved_are_undone(void **state)
+{
+    struct fixture *f = *state;
+    nr_settings_res result;
+    const struct export *export;
+
+    have_export(f, "disk1");
+    export = registry_find(f->server->registry, "mem/disk1");
+    break_state_file(f);
+    result = set_setting(f, "mem/disk1", "description", "new");
+    expect_refusal(result.code, &result.nr_settings_res_u.err, NR_EBACKEND, "cannot be saved");
+    FREE(nr_settings_res, &result);
+    result = set_setting(f, "mem/disk1", "readonly", "yes");
+    expect_refusal(result.code, &result.nr_settings_res_u.err, NR_EBACKEND, "cannot be saved");
+    FREE(nr_settings_res, &result);
+    assert_string_equal(export->description, "");
+    assert_false(export->readonly);
+}
+
+static void a_mapped_export_stays_writable(void **state)
+{
+    struct fixture *f = *state;
+    nr_settings_res result;
+    g_autofree char *cookie = NULL;
+
+    have_export(f, "disk1");
+    cookie = have_mapping(f, "mem/disk1", "/dev/nbd0");
+    result = set_setting(f, "mem/disk1", "readonly", "yes");
+    expect_refusal(result.code, &result.nr_settings_res_u.err, NR_EBUSY, "mapped");
+    FREE(nr_settings_res, &result);
+}
+
+static void an_access_list_is_replaced_extended_and_shortened(void **state)
+{
+    static const struct { nr_acl_op op; const char *entry; u_int n; } cases[] = {
+        { NR_A_REPLACE, "10.0.0.0/8", 1 }, { NR_A_ADD, "::1", 2 }, { NR_A_ADD, "::1", 2 },
+        { NR_A_DEL, "10.0.0.0/8", 1 },     { NR_A_REPLACE, "192.0.2.7", 1 },
+    };
+    struct fixture *f = *state;
+    nr_acl_res result;
+
+    have_export(f, "disk1");
+    for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
+        result = set_acl(f, "mem/disk1", cases[i].op, (char *)cases[i].entry);
+        assert_int_equal(result.code, NR_OK);
+        assert_int_equal(result.nr_acl_res_u.acl.entries.entries_len, cases[i].n);
+        FREE(nr_acl_res, &result);
+    }
+    result = set_acl(f, "mem/disk1", NR_A_DEL, (char *)"10.9.9.9");
+    expect_refusal(result.code, &result.nr_acl_res_u.err, NR_ENOENT, "10.9.9.9");
+    FREE(nr_acl_res, &result);
+    result = set_acl(f, "mem/disk1", NR_A_ADD, (char *)"10.9.9.9/99");
+    expect_refusal(result.code, &result.nr_acl_res_u.err, NR_EINVAL, "10.9.9.9/99");
+    FREE(nr_acl_res, &result);
+    result = set_acl(f, "mem/disk1", (nr_acl_op)77, (char *)"10.9.9.9");
+    expect_refusal(result.code, &result.nr_acl_res_u.err, NR_EINVAL, "77");
+    FREE(nr_acl_res, &result);
+}
+
+/* The second and third caller come while the first change is being saved; one leaves. */
+static void changes_of_one_export_go_one_after_the_other(void **state)
+{
+    struct fixture *f = *state;
+    char *entries[] = { (char *)"10.0.0.1", (char *)"10.0.0.2", (char *)"10.0.0.3" };
+    nr_acl_res result;
+    uint32_t xid = 0;
+
+    have_export(f, "disk1");
+    for (size_t i = 0; i < G_N_ELEMENTS(entries); i++) {
+        nr_acl_set_args args = acl_args("mem/disk1", NR_A_ADD, &entries[i]);
+
+        xid = send_call(f, NR_ACL_SET, (xdrproc_t)xdr_nr_acl_set_args, &args);
+    }
+    for (u_int i = 0; i < G_N_ELEMENTS(entries); i++) {
+        memset(&result, 0, sizeof(result));
+        await_result(f, xid - 2 + i, (xdrproc_t)xdr_nr_acl_res, &result);
+        assert_int_equal(result.code, NR_OK);
+        assert_int_equal(result.nr_acl_res_u.acl.entries.entries_len, i + 1);
+        FREE(nr_acl_res, &result);
+    }
+}
+
+static void an_export_of_a_file_is_changed_there(void **state)
+{
+    struct fixture *f = *state;
+    struct export_spec spec = { .name = "fixed", .handler = "mem", .target = "fixed",
+                                .origin = EXPORT_BY_CONFIG,
+                                .origin_file = "conf.d/fixed.conf" };
+    struct export *export;
+    struct nbd_failure why;
+    nr_settings_res result;
+    nr_acl_res acl;
+
+    assert_int_equal(registry_add(f->server->registry, &spec, false, &export, &why), 0);
+    result = set_setting(f, "fixed", "hidden", "yes");
+    expect_refusal(result.code, &result.nr_settings_res_u.err, NR_EPERM, "conf.d/fixed.conf");
+    FREE(nr_settings_res, &result);
+    acl = set_acl(f, "fixed", NR_A_ADD, (char *)"::1");
+    expect_refusal(acl.code, &acl.nr_acl_res_u.err, NR_EPERM, "conf.d/fixed.conf");
+    FREE(nr_acl_res, &acl);
+}
+
+static nr_job_res sync_export(struct fixture *f, const char *name)
+{
+    nr_job_res result;
+
+    CALL(f, NR_SYNC, nr_name_args, (&(nr_name_args){ .name = (char *)name }), nr_job_res,
+         &result);
+    return result;
+}
+
+static void an_export_is_flushed_by_a_job(void **state)
+{
+    struct fixture *f = *state;
+    nr_job_res result;
+
+    expect_job(await_job(f, create(f, create_args("file", "disk1", MIB))), NR_J_DONE, NR_OK,
+               "");
+    expect_job(await_job(f, sync_export(f, "file/disk1")), NR_J_DONE, NR_OK, "");
+    result = sync_export(f, "none");
+    expect_refusal(result.code, &result.nr_job_res_u.err, NR_ENOENT, "none");
+    FREE(nr_job_res, &result);
+}
+
+static void a_flush_that_fails_is_told(void **state)
+{
+    struct fixture *f = *state;
+    nr_create_args args = create_args("fault", "disk1", MIB);
+    nr_opt opts[] = { { (char *)"error", (char *)"EIO" }, { (char *)"op", (char *)"flush" } };
+
+    args.store.opts.opts_len = G_N_ELEMENTS(opts);
+    args.store.opts.opts_val = opts;
+    expect_job(await_job(f, create(f, args)), NR_J_DONE, NR_OK, "");
+    expect_job(await_job(f, sync_export(f, "fault/disk1")), NR_J_FAILED, NR_EBACKEND,
+               "flushing export");
+}
+
 static void refusals_carry_no_control_characters(void **state)
 {
     struct fixture *f = *state;
@@ -1132,6 +1342,15 @@ int main(void)
         TEST(a_peer_that_may_not_call_is_told_what_to_set),
         TEST(one_client_too_many_is_told_the_limit),
         TEST(an_export_of_a_file_is_deleted_there),
+        TEST(a_setting_is_changed_saved_and_told),
+        TEST(a_setting_that_makes_no_sense_is_refused),
+        TEST(settings_that_cannot_be_saved_are_undone),
+        TEST(a_mapped_export_stays_writable),
+        TEST(an_access_list_is_replaced_extended_and_shortened),
+        TEST(changes_of_one_export_go_one_after_the_other),
+        TEST(an_export_of_a_file_is_changed_there),
+        TEST(an_export_is_flushed_by_a_job),
+        TEST(a_flush_that_fails_is_told),
         TEST(refusals_carry_no_control_characters),
         cmocka_unit_test(the_gate_knows_its_own),
     };
