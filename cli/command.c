@@ -57,6 +57,7 @@ const struct command commands[] = {
     {"job", "cancel", "stop it", words_job, cmd_job_cancel},
     {NULL, "restore", "reconnect local devices whose connection is dead", words_restore,
      cmd_restore},
+    {NULL, "reload", "read the configuration again", NULL, cmd_reload},
     {NULL, "log-level", "set what the daemon logs", words_log_level, cmd_log_level},
     {NULL, "version", "versions of this tool and the protocol", NULL, cmd_version},
 };
@@ -415,9 +416,12 @@ static void print_failure(struct cli *cli, const struct failure *why)
     error = json_object_new_object();
     json_put_text(error, "code", why->code);
     json_put_text(error, "message", why->message);
-    if (cli->answer != NULL)
+    if (cli->answer != NULL && !cli->partly) {
         json_object_put(cli->answer);
-    cli->answer = json_object_new_object();
+        cli->answer = NULL;
+    }
+    if (cli->answer == NULL)
+        cli->answer = json_object_new_object();
     json_object_object_add(cli->answer, "error", error);
 }
 

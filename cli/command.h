@@ -28,6 +28,7 @@ struct cli {
     struct sysfs sysfs;
     FILE *out;
     json_object *answer; /* made by cli_answer() */
+    bool partly;         /* the answer stands although there was a failure */
 };
 
 struct command {
@@ -120,6 +121,7 @@ int cmd_job_show(struct cli *cli, struct failure *why);
 int cmd_job_wait(struct cli *cli, struct failure *why);
 int cmd_kick(struct cli *cli, struct failure *why);
 int cmd_list(struct cli *cli, struct failure *why);
+int cmd_reload(struct cli *cli, struct failure *why);
 int cmd_log_level(struct cli *cli, struct failure *why);
 int cmd_map(struct cli *cli, struct failure *why);
 int cmd_read(struct cli *cli, struct failure *why);

@@ -2,7 +2,7 @@
  *
  * The settings of one instance: the command line is taken apart, and the layers are applied
  * from the lowest: defaults, those of --dir, the file, the command line. What settings there
- * are says setting.c. Starts nothing. Before the loop runs.
+ * are says setting.c. Starts nothing. Any thread.
  */
 #include <string.h>
 #include <sys/stat.h>
@@ -144,21 +144,20 @@ static int apply_list(struct config *config, const struct assignment *a,
     return r;
 }
 
-static int apply_file(struct config *config, const GPtrArray *layer, struct nbd_failure *why)
+/* All of it, so that all that is wrong is said at once. */
+static void apply_file(struct config *config, const GPtrArray *layer)
 {
+    struct nbd_failure why;
+
     clear_lists(config, layer);
     for (unsigned i = 0; i < layer->len; i++) {
         const struct assignment *a = g_ptr_array_index(layer, i);
-        int r = a->setting->list != NULL ? apply_list(config, a, why)
-                                         : a->setting->set(config, a, why);
+        int r = a->setting->list != NULL ? apply_list(config, a, &why)
+                                         : a->setting->set(config, a, &why);
 
-        if (r < 0) {
-            if (why != NULL)
-                why->code = EBADMSG;
-            return -EBADMSG;
-        }
+        if (r < 0)
+            g_ptr_array_add(config->problems, g_strdup(why.message));
     }
-    return 0;
 }
 
 static int apply_command_line(struct config *config, const GPtrArray *layer,
@@ -251,17 +250,24 @@ static int check_sockets(const struct config *config, struct nbd_failure *why)
 /* The file may be missing when nobody has named it. */
 static int load_file(struct config *config, bool named, struct nbd_failure *why)
 {
-    GPtrArray *layer = g_ptr_array_new_with_free_func(assignment_free);
-    char *directory;
-    int r = config_file_parse(config->config_file, layer, &directory, why);
+    GPtrArray *layer;
+    int r = ini_read(config->config_file, &config->ini, config->problems);
 
-    if (r == 0)
-        r = apply_file(config, layer, why);
-    else if ((r == -ENOENT || r == -ENOTDIR) && !named)
-        r = 0;
-    g_ptr_array_unref(layer);
-    g_free(directory);
-    return r;
+    if ((r == -ENOENT || r == -ENOTDIR) && !named) {
+        g_ptr_array_set_size(config->problems, 0);
+        return 0;
+    }
+    if (r == 0) {
+        layer = g_ptr_array_new_with_free_func(assignment_free);
+        config_file_take(config->ini, layer, config->problems);
+        apply_file(config, layer);
+        g_ptr_array_unref(layer);
+        if (config->stock == STOCK_PORT_OFF && config_file_is_stock(config->ini))
+            config->stock = STOCK_PORT_TRY;
+    }
+    if (r == 0 && config->problems->len > 0)
+        r = -EBADMSG;
+    return r < 0 ? nbd_fail(why, -r, "%s", (char *)config->problems->pdata[0]) : 0;
 }
 
 static int load_layers(struct config *config, const GPtrArray *words, struct nbd_failure *why)
@@ -275,8 +281,11 @@ static int load_layers(struct config *config, const GPtrArray *words, struct nbd
         r = apply_early(config, words, offsetof(struct config, config_file), &given, why);
     if (r == 0)
         r = load_file(config, given, why);
-    if (r == 0)
-        r = apply_command_line(config, words, why);
+    if (r < 0) {
+        apply_command_line(config, words, NULL); /* what can be said of the rest is said */
+        return r;
+    }
+    r = apply_command_line(config, words, why);
     if (r == 0)
         r = check_sockets(config, why);
     if (r == 0 && config->dir[0] != '\0' && !config->check_config)
@@ -350,6 +359,12 @@ struct config *config_new(void)
         .user = g_strdup(""),
         .group = g_strdup(""),
         .foreground = true,
+        .stock_port = 10809,
+        .stock_hosts = g_new0(char *, 1),
+        .stock_socket = g_strdup(""),
+        .allow_list = true,
+        .problems = g_ptr_array_new_with_free_func(g_free),
+        .ignored = g_ptr_array_new_with_free_func(g_free),
     };
     one_string(&config->file_roots, g_strdup(STATE_DIR "/images"));
     return config;
@@ -359,6 +374,12 @@ void config_free(struct config *config)
 {
     if (config == NULL)
         return;
+    ini_free(config->ini);
+    g_ptr_array_unref(config->problems);
+    g_ptr_array_unref(config->ignored);
+    g_strfreev(config->arguments);
+    g_strfreev(config->stock_hosts);
+    g_free(config->stock_socket);
     g_free(config->config_file);
     g_free(config->conf_dir);
     g_free(config->dir);
@@ -384,13 +405,17 @@ int config_load(struct config *config, int argc, char **argv, enum config_verdic
                 struct nbd_failure *why)
 {
     GPtrArray *words = g_ptr_array_new_with_free_func(assignment_free);
-    bool help = false, version = false;
+    bool help = false, version = false, check = false;
     int r = parse_command_line(argc, argv, words, why);
 
+    g_strfreev(config->arguments);
+    config->arguments = g_strdupv(argv);
     if (r == 0)
         r = apply_early(config, words, offsetof(struct config, show_help), &help, why);
     if (r == 0)
         r = apply_early(config, words, offsetof(struct config, show_version), &version, why);
+    if (r == 0)
+        r = apply_early(config, words, offsetof(struct config, check_config), &check, why);
     if (r == 0 && version)
         print_version();
     if (r == 0 && help)
@@ -401,4 +426,14 @@ int config_load(struct config *config, int argc, char **argv, enum config_verdic
         *ret_verdict = help || version ? CONFIG_EXIT_OK : CONFIG_RUN;
     g_ptr_array_unref(words);
     return r;
+}
+
+int config_load_again(const struct config *config, struct config **ret_config,
+                      struct nbd_failure *why)
+{
+    enum config_verdict verdict;
+
+    *ret_config = config_new();
+    return config_load(*ret_config, (int)g_strv_length(config->arguments), config->arguments,
+                       &verdict, why);
 }

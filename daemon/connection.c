@@ -942,6 +942,13 @@ static void on_access_changed(void *arg, struct export *export)
             connection_close(conn, "it is not in the access list of the export any more");
 }
 
+void connection_table_set_limits(struct connection_table *table, unsigned max_connections,
+                                 unsigned negotiation_timeout_s)
+{
+    table->limits.max_connections = max_connections;
+    table->limits.negotiation_timeout_s = negotiation_timeout_s;
+}
+
 int connection_table_allow(struct connection_table *table, const char *const *allowed,
                            struct nbd_failure *why)
 {

@@ -123,6 +123,10 @@ void connection_table_free(struct connection_table *table);
 /* The callback for listener_set_new(); arg is the table. */
 void connection_accept(void *table, int fd, const struct sockaddr *peer);
 
+/* For those who connect from now on. */
+void connection_table_set_limits(struct connection_table *table, unsigned max_connections,
+                                 unsigned negotiation_timeout_s);
+
 /* Change who may connect (nbd_allow); those who may not any more are disconnected. -EINVAL
  * names the entry, and nothing has changed. */
 int connection_table_allow(struct connection_table *table, const char *const *allowed,

@@ -61,6 +61,8 @@ static const struct rpc_procedure procedures[] = {
     [NR_STATUS] = { .name = "STATUS", .encode_result = (xdrproc_t)xdr_nr_status_res,
                     .start = control_status },
     [NR_SYNC] = PROCEDURE("SYNC", nr_name_args, nr_job_res, control_sync),
+    [NR_RELOAD] = { .name = "RELOAD", .encode_result = (xdrproc_t)xdr_nr_reload_res,
+                    .start = control_reload },
     [NR_LOG_LEVEL] = PROCEDURE("LOG_LEVEL", nr_level_args, nr_void_res, control_log_level),
 };
 

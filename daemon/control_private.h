@@ -28,6 +28,7 @@ control_procedure control_premap;                                        /* cont
 control_procedure control_postmap, control_unmap;                        /* control_unmap.c */
 control_procedure control_list, control_export_get, control_clients, control_client_kick;
                                                                          /* control_list.c */
+control_procedure control_reload;                                        /* control_reload.c */
 control_procedure control_job_get, control_jobs, control_job_cancel;     /* control_job.c */
 
 /* ---- Refusals: one sentence that names the object, its state and the remedy ---- */

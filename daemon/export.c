@@ -7,6 +7,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 
 #include <json-c/json.h>
@@ -15,6 +16,7 @@
 #include "expiry.h"
 #include "extents.h"
 #include "log.h"
+#include "mapping.h"
 #include "nbd_protocol.h"
 #include "server.h"
 #include "store.h"
@@ -54,6 +56,7 @@ struct export_private {
     bool busy;          /* a call runs */
     bool close_soon;    /* do not linger */
     bool removed;
+    bool stale;         /* open, but its target names something else by now */
     unsigned users;
     GQueue waiters;     /* struct waiter * */
     struct event *linger;
@@ -70,8 +73,8 @@ struct export_private {
 struct registry {
     struct server *server;
     GTree *by_name;       /* name -> struct export */
-    GHashTable *by_store; /* "handler target" -> struct export */
-    GHashTable *leaving;  /* removed, not yet gone */
+    GHashTable *by_store; /* "handler target" -> GPtrArray of struct export */
+    GTree *leaving;       /* struct export -> itself, by name and id: removed, not yet gone */
     void (*on_access_changed)(void *arg, struct export *export);
     void *access_arg;
 };
@@ -142,6 +145,11 @@ static const char *origin_text(const struct export *export)
 
 /* ---- Making and freeing ---- */
 
+bool export_opt_is_ours(const char *key)
+{
+    return strcmp(key, DETECT_ZEROES) == 0;
+}
+
 /* All of them are remembered; those that are the handler's are what it sees. */
 static void set_opts(struct export *export, GHashTable *opts)
 {
@@ -159,7 +167,7 @@ static void set_opts(struct export *export, GHashTable *opts)
         char *own_key = g_strdup(key), *own_value = g_strdup(value);
 
         g_hash_table_insert(export->opts, own_key, own_value);
-        if (strcmp(own_key, DETECT_ZEROES) == 0)
+        if (export_opt_is_ours(own_key))
             export->detect_zeroes = strcmp(own_value, "on") == 0;
         else
             x->opts[n++] = (struct nbd_opt){ own_key, own_value };
@@ -227,6 +235,9 @@ static struct export *export_new(struct registry *registry, const struct export_
     export->origin = spec->origin;
     export->origin_file = g_strdup(spec->origin_file != NULL ? spec->origin_file : "");
     export->size = spec->size;
+    export->serve_bytes = spec->serve_bytes;
+    export->flags_off = spec->flags_off;
+    export->flags_on = spec->flags_on;
     export->prealloc = spec->prealloc;
     export->readonly = spec->readonly;
     export->created_us = spec->created_us != 0 ? spec->created_us : g_get_real_time();
@@ -278,14 +289,24 @@ static int by_bytes(const void *a, const void *b, void *data)
     return strcmp(a, b);
 }
 
+static int by_name_and_id(const void *a, const void *b, void *data)
+{
+    const struct export *left = a, *right = b;
+    int order = strcmp(left->name, right->name);
+
+    (void)data;
+    return order != 0 ? order : strcmp(left->id, right->id);
+}
+
 struct registry *registry_new(struct server *server)
 {
     struct registry *registry = g_new0(struct registry, 1);
 
     registry->server = server;
     registry->by_name = g_tree_new_full(by_bytes, NULL, NULL, NULL);
-    registry->by_store = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
-    registry->leaving = g_hash_table_new(NULL, NULL);
+    registry->by_store = g_hash_table_new_full(g_str_hash, g_str_equal, g_free,
+                                               (GDestroyNotify)g_ptr_array_unref);
+    registry->leaving = g_tree_new_full(by_name_and_id, NULL, NULL, NULL);
     return registry;
 }
 
@@ -309,22 +330,18 @@ static gboolean collect(void *key, void *value, void *data)
 void registry_free(struct registry *registry)
 {
     GPtrArray *all;
-    GHashTableIter iter;
-    void *export;
 
     if (registry == NULL)
         return;
     all = g_ptr_array_new();
     g_tree_foreach(registry->by_name, collect, all);
-    g_hash_table_iter_init(&iter, registry->leaving);
-    while (g_hash_table_iter_next(&iter, &export, NULL))
-        g_ptr_array_add(all, export);
+    g_tree_foreach(registry->leaving, collect, all);
     for (guint i = 0; i < all->len; i++)
         shut_down(all->pdata[i]);
     g_ptr_array_free(all, TRUE);
     g_tree_destroy(registry->by_name);
     g_hash_table_destroy(registry->by_store);
-    g_hash_table_destroy(registry->leaving);
+    g_tree_destroy(registry->leaving);
     g_free(registry);
 }
 
@@ -337,8 +354,9 @@ struct export *registry_find_backstore(const struct registry *registry, const ch
                                        const char *target)
 {
     g_autofree char *key = store_key(handler, target);
+    const GPtrArray *exports = g_hash_table_lookup(registry->by_store, key);
 
-    return g_hash_table_lookup(registry->by_store, key);
+    return exports != NULL ? exports->pdata[0] : NULL;
 }
 
 struct export *registry_next(const struct registry *registry, const char *name)
@@ -346,6 +364,21 @@ struct export *registry_next(const struct registry *registry, const char *name)
     GTreeNode *node = name == NULL ? g_tree_node_first(registry->by_name)
                                    : g_tree_upper_bound(registry->by_name, name);
 
+    return node != NULL ? g_tree_node_value(node) : NULL;
+}
+
+struct export *registry_next_leaving(const struct registry *registry, const char *name,
+                                     const char *id)
+{
+    struct export probe = { .name = (char *)name };
+    GTreeNode *node;
+
+    if (name == NULL) {
+        node = g_tree_node_first(registry->leaving);
+    } else {
+        g_strlcpy(probe.id, id, sizeof(probe.id));
+        node = g_tree_upper_bound(registry->leaving, &probe);
+    }
     return node != NULL ? g_tree_node_value(node) : NULL;
 }
 
@@ -370,11 +403,53 @@ static int check_collision(const struct registry *registry, const struct export_
     if (other != NULL)
         return nbd_fail(why, EEXIST, "there is an export named %s already, by %s", quoted,
                         origin_text(other));
+    if (spec->origin == EXPORT_BY_CONFIG)
+        return 0; /* the administrator has a reason; who reads the files warns */
     other = registry_find_backstore(registry, spec->handler, spec->target);
     if (other != NULL)
         return nbd_fail(why, EEXIST, "the %s backstore %s is exported already, as \"%s\", by %s",
                         spec->handler, spec->target, other->name, origin_text(other));
     return 0;
+}
+
+int export_check_spec(const struct export_spec *spec, struct nbd_failure *why)
+{
+    g_autofree char *name = spec->name != NULL && spec->name[0] != '\0' ? g_strdup(spec->name)
+                                                                        : default_name(spec);
+    int r;
+
+    if ((r = check_target(spec, why)) < 0 || (r = check_opts(spec, why)) < 0)
+        return r;
+    return check_name(name, why);
+}
+
+/* Into the tables that clients' questions go to. */
+static void show(struct export *export)
+{
+    struct registry *registry = export->private->registry;
+    char *key = store_key(export->handler_name, export->target);
+    GPtrArray *exports = g_hash_table_lookup(registry->by_store, key);
+
+    g_tree_insert(registry->by_name, export->name, export);
+    if (exports == NULL) {
+        exports = g_ptr_array_new();
+        g_hash_table_insert(registry->by_store, key, exports);
+    } else {
+        g_free(key);
+    }
+    g_ptr_array_add(exports, export);
+}
+
+static void hide(struct export *export)
+{
+    struct registry *registry = export->private->registry;
+    g_autofree char *key = store_key(export->handler_name, export->target);
+    GPtrArray *exports = g_hash_table_lookup(registry->by_store, key);
+
+    g_tree_remove(registry->by_name, export->name);
+    g_ptr_array_remove(exports, export);
+    if (exports->len == 0)
+        g_hash_table_remove(registry->by_store, key);
 }
 
 int registry_add(struct registry *registry, const struct export_spec *spec, bool creating,
@@ -387,8 +462,7 @@ int registry_add(struct registry *registry, const struct export_spec *spec, bool
     struct acl *acl;
     int r;
 
-    if ((r = check_target(spec, why)) < 0 || (r = check_opts(spec, why)) < 0 ||
-        (r = check_name(name, why)) < 0 ||
+    if ((r = export_check_spec(spec, why)) < 0 ||
         (r = check_collision(registry, spec, name, why)) < 0)
         return r;
     if (handler_find(registry->server->handlers, spec->handler) == NULL && !saved) {
@@ -406,8 +480,7 @@ int registry_add(struct registry *registry, const struct export_spec *spec, bool
         nbd_fail(&export->fault, ENOENT, "its handler \"%s\" is not loaded; install it and "
                  "restart the daemon", spec->handler);
     }
-    g_tree_insert(registry->by_name, export->name, export);
-    g_hash_table_insert(registry->by_store, store_key(spec->handler, spec->target), export);
+    show(export);
     *ret_export = export;
     return 0;
 }
@@ -468,6 +541,14 @@ int export_set_readonly(struct export *export, bool readonly, struct nbd_failure
     return 0;
 }
 
+void export_set_origin_file(struct export *export, const char *file)
+{
+    char *copy = g_strdup(file);
+
+    g_free(export->origin_file);
+    export->origin_file = copy;
+}
+
 unsigned export_connection_limit(const struct export *export)
 {
     return export->max_connections > 0 ? export->max_connections
@@ -484,18 +565,57 @@ void registry_watch_access(struct registry *registry,
 void registry_remove(struct export *export, void (*on_gone)(void *arg), void *arg)
 {
     struct export_private *x = export->private;
-    g_autofree char *key = store_key(export->handler_name, export->target);
 
     assert(!x->removed);
-    g_tree_remove(x->registry->by_name, export->name);
-    g_hash_table_remove(x->registry->by_store, key);
-    g_hash_table_add(x->registry->leaving, export);
+    hide(export);
+    g_tree_insert(x->registry->leaving, export, export);
     export->state = EXPORT_DRAINING;
     x->removed = true;
     x->close_soon = true;
     x->on_gone = on_gone;
     x->gone_arg = arg;
     advance(export);
+}
+
+void registry_revive(struct export *export)
+{
+    struct export_private *x = export->private;
+
+    assert(x->removed && registry_find(x->registry, export->name) == NULL);
+    g_tree_remove(x->registry->leaving, export);
+    show(export);
+    export->state = export->handler != NULL ? EXPORT_READY : EXPORT_FAULTED;
+    x->removed = false;
+    x->on_gone = NULL;
+}
+
+static bool is_same_backstore(const struct export *a, const struct export *b)
+{
+    GHashTableIter iter;
+    void *key, *value;
+
+    if (strcmp(a->handler_name, b->handler_name) != 0 || strcmp(a->target, b->target) != 0 ||
+        g_hash_table_size(a->opts) != g_hash_table_size(b->opts))
+        return false;
+    g_hash_table_iter_init(&iter, a->opts);
+    while (g_hash_table_iter_next(&iter, &key, &value))
+        if (g_strcmp0(g_hash_table_lookup(b->opts, key), value) != 0)
+            return false;
+    return true;
+}
+
+/* One of the same name that still has users, who see other bytes; or NULL. */
+static const struct export *predecessor_in_use(const struct export *export)
+{
+    const struct registry *registry = export->private->registry;
+    const struct export *other = registry_next_leaving(registry, export->name, "");
+
+    while (other != NULL && strcmp(other->name, export->name) == 0) {
+        if (other->private->users > 0 && !is_same_backstore(export, other))
+            return other;
+        other = registry_next_leaving(registry, other->name, other->id);
+    }
+    return NULL;
 }
 
 /* ---- Blocking calls ---- */
@@ -596,6 +716,19 @@ static bool is_power_of_two(uint32_t n)
     return n != 0 && (n & (n - 1)) == 0;
 }
 
+static int check_size(struct call *call, uint64_t size)
+{
+    const struct export *export = call->export;
+
+    if (export->serve_bytes <= size)
+        return 0;
+    return settle(call, nbd_fail(&call->why, EINVAL, "the %s backstore %s has %" PRIu64
+                                 " bytes, but the export is to have %" PRIu64 "; make it "
+                                 "larger, or correct the size of the export",
+                                 export->handler_name, export->target, size,
+                                 export->serve_bytes), "open");
+}
+
 static void work_open(struct call *call)
 {
     struct nbd_device *dev = &call->export->dev;
@@ -613,12 +746,16 @@ static void work_open(struct call *call)
         handler->unmap(dev);
         return;
     }
+    if (check_size(call, (uint64_t)size) < 0) {
+        handler->unmap(dev);
+        return;
+    }
     block = handler->get_blksize != NULL ? handler->get_blksize(dev) : 0;
     call->size = (uint64_t)size;
     call->block = block;
 }
 
-static uint16_t transmission_flags(const struct export *export)
+static uint16_t flags_of_handler(const struct export *export)
 {
     uint32_t caps = export->dev.caps;
     uint16_t flags = NBD_FLAG_HAS_FLAGS;
@@ -642,11 +779,18 @@ static uint16_t transmission_flags(const struct export *export)
     return flags;
 }
 
+static uint16_t transmission_flags(const struct export *export)
+{
+    uint16_t flags = flags_of_handler(export) & (uint16_t)~export->flags_off;
+
+    return flags | export->flags_on;
+}
+
 static void take_facts(struct export *export, const struct call *call)
 {
     const struct nbd_device *dev = &export->dev;
 
-    export->size = call->size;
+    export->size = export->serve_bytes > 0 ? export->serve_bytes : call->size;
     export->min_block = is_power_of_two(dev->min_block) && dev->min_block <= 65536
                             ? dev->min_block : 1;
     export->pref_block = is_power_of_two(dev->pref_block) && dev->pref_block <= 1u << 22
@@ -725,6 +869,7 @@ static void on_wait_too_long(evutil_socket_t fd, short what, void *arg)
 void export_open(struct export *export, unsigned timeout_ms, export_done *done, void *arg)
 {
     struct export_private *x = export->private;
+    const struct export *other;
     struct waiter *waiter;
 
     if (export->handler == NULL || x->removed || export->state == EXPORT_CREATING) {
@@ -736,7 +881,18 @@ void export_open(struct export *export, unsigned timeout_ms, export_done *done, 
         done(arg, -why.code, &why);
         return;
     }
-    if (x->backstore == OPEN && !x->busy && x->delete_done == NULL) {
+    other = predecessor_in_use(export);
+    if (other != NULL) {
+        struct nbd_failure why;
+
+        nbd_fail(&why, ESHUTDOWN, "export \"%s\" has changed, and %u client(s) are still "
+                 "attached to what it was before (%s); nobody else can connect until they "
+                 "have left", export->name, other->connections, other->target);
+        done(arg, -ESHUTDOWN, &why);
+        return;
+    }
+    if (x->backstore == OPEN && !x->busy && x->delete_done == NULL &&
+        export->handler->probe == NULL) {
         x->users++;
         x->close_soon = false;
         evtimer_del(x->linger);
@@ -758,6 +914,34 @@ void export_open(struct export *export, unsigned timeout_ms, export_done *done, 
     advance(export);
 }
 
+/* ---- Joining: it is open already ---- */
+
+static void work_probe(struct call *call)
+{
+    int64_t size = call->export->handler->probe(&call->export->dev, &call->why);
+
+    /* Whatever else is wrong with the name: what is open can be used. */
+    if (size == -ESTALE)
+        settle(call, -ESTALE, "join");
+}
+
+/* Nobody joins those who see other bytes. Without any, it is closed and opened anew. */
+static void end_probe(struct call *call)
+{
+    struct export_private *x = call->export->private;
+
+    if (call->result == 0) {
+        answer_all(x, 0, NULL);
+        if (x->users == 0) /* nobody waits any more */
+            start_linger(x);
+    } else if (x->users == 0) {
+        x->stale = true;
+    } else {
+        log_warning("export \"%s\": %s", call->export->name, call->why.message);
+        answer_all(x, -ESHUTDOWN, &call->why);
+    }
+}
+
 /* ---- Closing ---- */
 
 static void work_close(struct call *call)
@@ -769,6 +953,7 @@ static void end_close(struct call *call)
 {
     extents_drop(call->export);
     call->export->private->backstore = CLOSED;
+    call->export->private->stale = false;
 }
 
 void export_close(struct export *export)
@@ -908,7 +1093,9 @@ static void vanish(struct export *export)
     void (*on_gone)(void *arg) = export->private->on_gone;
     void *arg = export->private->gone_arg;
 
-    g_hash_table_remove(export->private->registry->leaving, export);
+    g_tree_remove(export->private->registry->leaving, export);
+    while (export->mappings->len > 0) /* their clients have gone */
+        mapping_remove(export->mappings->pdata[0]);
     export_free(export);
     if (on_gone != NULL)
         on_gone(arg);
@@ -927,12 +1114,6 @@ static void advance_closed(struct export *export)
 {
     struct export_private *x = export->private;
 
-    if (x->removed && x->waiters.length > 0) {
-        struct nbd_failure why;
-
-        nbd_fail(&why, ENOENT, "export \"%s\" has been removed", export->name);
-        answer_all(x, -ENOENT, &why);
-    }
     if (x->delete_done != NULL)
         start_call(export, work_delete, end_delete);
     else if (x->waiters.length > 0)
@@ -951,12 +1132,22 @@ static void advance(struct export *export)
 
     if (x->busy)
         return;
+    if (x->removed && x->waiters.length > 0) {
+        struct nbd_failure why;
+
+        nbd_fail(&why, ENOENT, "export \"%s\" has been removed", export->name);
+        answer_all(x, -ENOENT, &why);
+    }
     if (x->backstore == CLOSED) {
         advance_closed(export);
-    } else if (x->waiters.length > 0 && !x->removed && x->delete_done == NULL) {
+    } else if (x->waiters.length > 0 && x->delete_done == NULL && !x->stale) {
         evtimer_del(x->linger);
-        answer_all(x, 0, NULL);
-    } else if (x->users == 0 && x->close_soon) {
+        x->close_soon = false;
+        if (export->handler->probe != NULL)
+            start_call(export, work_probe, end_probe);
+        else
+            answer_all(x, 0, NULL);
+    } else if (x->users == 0 && (x->close_soon || x->stale)) {
         evtimer_del(x->linger);
         start_call(export, work_close, end_close);
     }

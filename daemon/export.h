@@ -39,7 +39,9 @@ struct export_spec {
     enum export_origin origin;
     const char *origin_file;
     uint64_t size;           /* 0: what the backing store has */
+    uint64_t serve_bytes;    /* only so many, from the start; 0: all of the backing store */
     bool prealloc, readonly;
+    uint16_t flags_off, flags_on; /* NBD transmission flags, whatever the handler can do */
     int64_t created_us;      /* 0: now */
 
     /* What may change later, by export_apply(); description as well. */
@@ -72,6 +74,8 @@ struct export {
     enum export_state state;
     struct nbd_failure fault;
     uint64_t size;                     /* bytes; of the backing store once it was open */
+    uint64_t serve_bytes;              /* as in the spec */
+    uint16_t flags_off, flags_on;
     bool prealloc, readonly;
     struct acl *acl;                   /* who may connect; never NULL */
     bool hidden;                       /* from clients that list */
@@ -111,6 +115,9 @@ void registry_free(struct registry *registry);
 
 /* ---- Definitions ---- */
 
+/* Names, target and options make sense. 0 or -EINVAL. Any thread. */
+int export_check_spec(const struct export_spec *spec, struct nbd_failure *why);
+
 /* Add an export. Checks names and handler, calls no handler function. -EEXIST names who has
  * the name, or the same backstore, already. With `creating` its state is CREATING until
  * export_created(). A missing handler makes a FAULTED export when origin is not RPC or an id
@@ -131,6 +138,12 @@ int export_apply(struct export *export, const struct export_spec *spec,
  * may do. The caller saves it. */
 int export_set_readonly(struct export *export, bool readonly, struct nbd_failure *why);
 
+/* The definition stands in another file now. */
+void export_set_origin_file(struct export *export, const char *file);
+
+/* Is this option the daemon's own, and not the handler's? Any thread. */
+bool export_opt_is_ours(const char *key);
+
 /* What max_connections comes to. */
 unsigned export_connection_limit(const struct export *export);
 
@@ -138,11 +151,21 @@ unsigned export_connection_limit(const struct export *export);
 void registry_watch_access(struct registry *registry,
                            void (*on_changed)(void *arg, struct export *export), void *arg);
 
-/* Hide the name now. The export is closed and freed when its last user has left; then
- * on_gone(arg), which may be NULL. */
+/* Hide the name now. The export is DRAINING: its users go on. It is closed and freed when the
+ * last one has left; then on_gone(arg), which may be NULL. While it has users and another
+ * backstore than an export that has its name since, that one refuses to be opened: nobody may
+ * find the old bytes and somebody else the new ones under one name. */
 void registry_remove(struct export *export, void (*on_gone)(void *arg), void *arg);
 
+/* One that is DRAINING comes back as it was. Nobody may have its name. */
+void registry_revive(struct export *export);
+
+/* The next export that is DRAINING, in order of names and ids; NULL, NULL: the first. */
+struct export *registry_next_leaving(const struct registry *registry, const char *name,
+                                     const char *id);
+
 struct export *registry_find(const struct registry *registry, const char *name);
+/* If several exports have it (only configuration can do that): one of them. */
 struct export *registry_find_backstore(const struct registry *registry, const char *handler,
                                        const char *target);
 /* The first export in byte order of names that comes after `name` (NULL: the first). */

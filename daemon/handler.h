@@ -14,13 +14,11 @@
 
 struct handler_set;
 
-/* Load every libXXX_handler.so of the directory, in byte order of the names; with `only` the
- * one whose XXX that is (libraries of clusters take tens of milliseconds each). A library that
+/* Load every libXXX_handler.so of the directory, in byte order of the names. A library that
  * is not right is logged and skipped. `config` gives threads, gluster_host, file_roots; its
  * strings must outlive the set. */
-struct handler_set *handler_set_load(const char *directory, const char *only,
-                                     struct nbd_config *config, struct loop *loop,
-                                     struct worker_pool *workers);
+struct handler_set *handler_set_load(const char *directory, struct nbd_config *config,
+                                     struct loop *loop, struct worker_pool *workers);
 /* No device may be left. */
 void handler_set_free(struct handler_set *set);
 
@@ -29,17 +27,5 @@ const struct nbd_handler *handler_find(const struct handler_set *set, const char
 
 /* Names of the loaded handlers, sorted; the array is the set's. */
 const GPtrArray *handler_names(const struct handler_set *set);
-
-/* The library of a handler, without its directory; NULL: not loaded. */
-const char *handler_file(const struct handler_set *set, const char *name);
-
-/* A library that was not loaded, and why. */
-struct skipped_handler {
-    char *file;
-    char *reason;
-};
-
-/* struct skipped_handler *, in the order of the files; the array is the set's. */
-const GPtrArray *handler_skipped(const struct handler_set *set);
 
 #endif

@@ -273,9 +273,14 @@ static bool refuse_export(struct connection *conn, uint32_t option, uint32_t typ
 static void on_open_failed(struct connection *conn, const struct opening *o, int result,
                            const struct nbd_failure *why)
 {
+    uint32_t type = NBD_REP_ERR_PLATFORM;
+
+    if (result == -ENOENT)
+        type = NBD_REP_ERR_UNKNOWN;
+    else if (result == -ESHUTDOWN)
+        type = NBD_REP_ERR_SHUTDOWN;
     connection_enter(conn, PHASE_OPTIONS);
-    refuse_export(conn, o->option,
-                  result == -ENOENT ? NBD_REP_ERR_UNKNOWN : NBD_REP_ERR_PLATFORM, why);
+    refuse_export(conn, o->option, type, why);
 }
 
 static void on_opened(struct connection *conn, struct opening *o)
@@ -420,6 +425,9 @@ static bool do_list(struct connection *conn, const struct option *opt)
 
     if (opt->length > 0)
         return refuse(conn, opt->type, NBD_REP_ERR_INVALID, "LIST has no data");
+    if (!conn->server->config->allow_list)
+        return refuse(conn, opt->type, NBD_REP_ERR_POLICY,
+                      "exports are not listed here (allowlist in [generic])");
     while ((export = registry_next(conn->server->registry, conn->list_after)) != NULL) {
         if (!export->hidden && is_allowed(conn, export) && !reply_server(conn, export))
             return false;

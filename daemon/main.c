@@ -7,6 +7,7 @@
 
 #include "config.h"
 #include "log.h"
+#include "reload.h"
 #include "serve.h"
 #include "server.h"
 
@@ -14,6 +15,31 @@ static int fail(enum exit_code code, const struct nbd_failure *why)
 {
     fprintf(stderr, "nbd-runner: %s\n", why->message);
     return code;
+}
+
+/* Each mistake of the configuration file. */
+static int fail_config(const struct config *config, int r, const struct nbd_failure *why)
+{
+    for (guint i = 1; i < config->problems->len; i++)
+        fprintf(stderr, "nbd-runner: %s\n", (const char *)config->problems->pdata[i]);
+    return fail(r == -EINVAL ? EXIT_USAGE : EXIT_CONFIG, why);
+}
+
+/* Nothing is opened, made or locked. */
+static int check_config(struct config *config)
+{
+    struct nbd_failure why = { 0 };
+    struct server *server;
+    bool good;
+
+    log_set_level(NBD_LOG_WARNING);
+    log_set_target("stderr");
+    server = server_new(config, &why);
+    if (server == NULL)
+        return fail(EXIT_RUNTIME, &why);
+    good = reload_check(server);
+    server_free(server);
+    return good ? EXIT_OK : EXIT_CONFIG;
 }
 
 static int run_daemon(struct config *config)
@@ -52,9 +78,12 @@ int main(int argc, char **argv)
         return serve_main(argc - 1, argv + 1);
     config = config_new();
     r = config_load(config, argc, argv, &verdict, &why);
-    if (r < 0 || verdict == CONFIG_EXIT_OK || config->check_config) {
+    if (config->check_config && r != -EINVAL && verdict == CONFIG_RUN)
+        return check_config(config);
+    if (r < 0 || verdict == CONFIG_EXIT_OK) {
+        r = r < 0 ? fail_config(config, r, &why) : EXIT_OK;
         config_free(config);
-        return r < 0 ? fail(r == -EINVAL ? EXIT_USAGE : EXIT_CONFIG, &why) : EXIT_OK;
+        return r;
     }
     return run_daemon(config);
 }

@@ -553,6 +553,11 @@ void rpc_server_free(struct rpc_server *server)
     g_free(server);
 }
 
+void rpc_server_set_max_clients(struct rpc_server *server, unsigned max_clients)
+{
+    server->limits.max_clients = max_clients;
+}
+
 unsigned rpc_server_clients(const struct rpc_server *server)
 {
     return server->count[RPC_ALLOWED];

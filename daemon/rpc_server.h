@@ -57,6 +57,9 @@ struct rpc_server *rpc_server_new(struct loop *loop, const struct rpc_program *p
 /* Closes all connections; calls that still wait are dropped. */
 void rpc_server_free(struct rpc_server *server);
 
+/* For those who connect from now on. */
+void rpc_server_set_max_clients(struct rpc_server *server, unsigned max_clients);
+
 /* Takes over an accepted socket. `allowed`: may this peer call at all? */
 void rpc_server_accept(struct rpc_server *server, int fd, const char *peer, bool allowed);
 

@@ -24,6 +24,7 @@
 #include "log.h"
 #include "mapping.h"
 #include "notify.h"
+#include "reload.h"
 #include "rpc/rpc_nbd.h"
 #include "rpc_server.h"
 #include "rpcbind.h"
@@ -53,8 +54,7 @@ static void load_handlers(struct server *server)
     server->handler_config.threads = server->config->threads;
     server->handler_config.gluster_host = server->config->gluster_host;
     server->handler_config.file_roots = (const char *const *)server->config->file_roots;
-    server->handlers = handler_set_load(server->config->handler_dir,
-                                        server->config->only_handler, &server->handler_config,
+    server->handlers = handler_set_load(server->config->handler_dir, &server->handler_config,
                                         server->loop, server->workers);
 }
 
@@ -96,6 +96,66 @@ static void on_rpc_accept(void *arg, int fd, const struct sockaddr *peer)
     rpc_server_accept(server->rpc, fd, name, control_gate_allows(server->gate, fd, peer));
 }
 
+/* ---- Settings that a reload changes ---- */
+
+static void apply_log_level(struct server *server)
+{
+    log_set_level(server->config->log_level);
+}
+
+static void apply_rpc_allow(struct server *server)
+{
+    struct nbd_failure why;
+    struct control_gate *gate =
+        control_gate_new((const char *const *)server->config->rpc_allow, &why);
+
+    if (gate == NULL) {
+        log_error("rpc_allow is not changed: %s", why.message);
+        return;
+    }
+    control_gate_free(server->gate);
+    server->gate = gate;
+}
+
+static void apply_rpc_clients(struct server *server)
+{
+    rpc_server_set_max_clients(server->rpc, server->config->rpc_max_clients);
+}
+
+static void apply_nbd_allow(struct server *server)
+{
+    struct nbd_failure why;
+
+    if (connection_table_allow(server->connections,
+                               (const char *const *)server->config->nbd_allow, &why) < 0)
+        log_error("nbd_allow is not changed: %s", why.message);
+}
+
+static void apply_connection_limits(struct server *server)
+{
+    connection_table_set_limits(server->connections, server->config->max_connections,
+                                server->config->negotiation_timeout_s);
+}
+
+/* Others are looked up in config whenever they matter. */
+void server_setting_changed(struct server *server, size_t offset)
+{
+    static const struct { size_t offset; void (*apply)(struct server *server); } table[] = {
+        { offsetof(struct config, log_level), apply_log_level },
+        { offsetof(struct config, rpc_allow), apply_rpc_allow },
+        { offsetof(struct config, rpc_max_clients), apply_rpc_clients },
+        { offsetof(struct config, nbd_allow), apply_nbd_allow },
+        { offsetof(struct config, max_connections), apply_connection_limits },
+        { offsetof(struct config, negotiation_timeout_s), apply_connection_limits },
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(table); i++)
+        if (table[i].offset == offset)
+            table[i].apply(server);
+}
+
+/* ---- Ports ---- */
+
 /* A configured list of hosts, or every address. All get the port of the first one. */
 static int listen_on(struct listener_set *set, char **hosts, int port, struct nbd_failure *why)
 {
@@ -132,6 +192,22 @@ static int listen_unix(struct listener_set *set, const char *path, unsigned mode
     return r < 0 ? r : listener_add_unix(set, path, mode, why);
 }
 
+/* nbd-server's port. Unless it was asked for, another server may have it. */
+static int open_stock_port(struct server *server, struct nbd_failure *why)
+{
+    const struct config *config = server->config;
+    char **hosts = config->stock_hosts[0] != NULL ? config->stock_hosts : config->nbd_hosts;
+    int r = 0;
+
+    if (config->stock != STOCK_PORT_OFF && config->stock_port != config->nbd_port)
+        r = listen_on(server->nbd_listeners, hosts, config->stock_port, why);
+    if (r < 0 && config->stock == STOCK_PORT_TRY) {
+        log_warning("%s; clients of nbd-server find no exports there", why->message);
+        r = 0;
+    }
+    return r == 0 ? listen_unix(server->nbd_listeners, config->stock_socket, 0666, why) : r;
+}
+
 /* What the service manager has opened is not opened again. */
 static int open_ports(struct server *server, struct nbd_failure *why)
 {
@@ -152,7 +228,7 @@ static int open_ports(struct server *server, struct nbd_failure *why)
     if (r == 0 && (r = activation_adopt(given, "control-unix", rpc, &n, why)) == 0 && n == 0)
         r = listen_unix(rpc, config->rpc_socket, 0660, why);
     activation_free(given);
-    return r;
+    return r == 0 ? open_stock_port(server, why) : r;
 }
 
 /* Below --dir we make the place for images; elsewhere that is the administrator's. */
@@ -261,6 +337,7 @@ int server_start(struct server *server, enum exit_code *ret_exit, struct nbd_fai
     *ret_exit = r == -EALREADY ? EXIT_RUNNING : EXIT_CONFIG;
     if (r < 0)
         return r;
+    signal(SIGHUP, SIG_IGN); /* until server_run(): the configuration is being read anyway */
     make_roots(config);
     server->gate = control_gate_new((const char *const *)config->rpc_allow, why);
     if (server->gate == NULL)
@@ -281,6 +358,10 @@ int server_start(struct server *server, enum exit_code *ret_exit, struct nbd_fai
     r = instance_write_pid(config->pid_file, why);
     if (r == 0)
         r = drop_privileges(config, why);
+    if (r < 0)
+        return r;
+    server->reload = reload_new(server);
+    r = reload_start(server->reload, why);
     if (r < 0)
         return r;
     announce(server);
@@ -383,6 +464,17 @@ static void on_stop_signal(evutil_socket_t signal_number, short what, void *arg)
     on_drain_poll(-1, 0, ending);
 }
 
+static void on_reload_signal(evutil_socket_t signal_number, short what, void *arg)
+{
+    const struct ending *ending = arg;
+    const struct server *server = ending->server;
+
+    if (server->reload == NULL) /* `serve`: its terminal has gone */
+        on_stop_signal(signal_number, what, arg);
+    else if (!server->stopping)
+        reload_request(server->reload, NULL, NULL);
+}
+
 static void on_reopen_signal(evutil_socket_t signal_number, short what, void *arg)
 {
     (void)signal_number;
@@ -408,6 +500,7 @@ int server_run(struct server *server)
         evsignal_new(base, SIGTERM, on_stop_signal, &ending),
         evsignal_new(base, SIGINT, on_stop_signal, &ending),
         evsignal_new(base, SIGQUIT, on_stop_signal, &ending),
+        evsignal_new(base, SIGHUP, on_reload_signal, &ending),
         evsignal_new(base, SIGUSR1, on_reopen_signal, &ending),
         evsignal_new(base, SIGUSR2, on_dump_signal, dump),
     };
@@ -459,6 +552,7 @@ void server_free(struct server *server)
     connection_table_free(server->connections);
     server->connections = NULL; /* for what the last calls set off */
     settle(server);
+    reload_free(server->reload);
     store_free(server->store);
     job_table_free(server->jobs);
     mapping_table_free(server->mappings);

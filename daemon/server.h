@@ -28,6 +28,7 @@ struct server {
     struct mapping_table *mappings;
     struct job_table *jobs;           /* * */
     struct store *store;              /* * */
+    struct reload *reload;            /* * : exports of the configuration */
     struct rpc_server *rpc;           /* * */
     struct control_gate *gate;        /* * */
     struct listener_set *rpc_listeners; /* * */
@@ -56,6 +57,9 @@ struct server *server_new(struct config *config, struct nbd_failure *why);
 /* The daemon's own: state, jobs, control port, all listeners. 0 or a negative errno; *ret_exit
  * is then the exit code. */
 int server_start(struct server *server, enum exit_code *ret_exit, struct nbd_failure *why);
+
+/* A reload has changed this member of config, given by its offset: tell who uses it. */
+void server_setting_changed(struct server *server, size_t offset);
 
 /* Runs until SIGTERM, SIGINT (or SIGQUIT), and drains. The exit code. */
 int server_run(struct server *server);

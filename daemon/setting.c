@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
  *
  * The table of settings, and the functions that check and store the values. A new setting is
- * one row, and one more member of struct config. Before the loop runs.
+ * one row, and one more member of struct config. Any thread.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -128,15 +128,24 @@ static int unit_shift(const char *unit)
     return 10 * (int)(found - units + 1);
 }
 
-static int set_size(struct config *config, const struct assignment *a, struct nbd_failure *why)
+bool setting_parse_size(const char *text, uint64_t *ret_bytes)
 {
     char *unit;
-    uint64_t number = g_ascii_strtoull(a->text, &unit, 10);
+    uint64_t number = g_ascii_strtoull(text, &unit, 10);
     int shift = unit_shift(unit);
 
-    if (!g_ascii_isdigit(a->text[0]) || shift < 0)
+    if (!g_ascii_isdigit(text[0]) || shift < 0)
+        return false;
+    *ret_bytes = number > (uint64_t)INT64_MAX >> shift ? INT64_MAX : number << shift;
+    return true;
+}
+
+static int set_size(struct config *config, const struct assignment *a, struct nbd_failure *why)
+{
+    uint64_t number;
+
+    if (!setting_parse_size(a->text, &number))
         return bad_value(a, why, "is not a size; give bytes, or a number with K, M, G or T");
-    number = number > (uint64_t)INT64_MAX >> shift ? INT64_MAX : number << shift;
     if (check_range(a, (int64_t)number, why) < 0)
         return -EINVAL;
     *(uint64_t *)setting_field(config, a->setting) = number;
@@ -329,6 +338,85 @@ static int set_text(struct config *config, const struct assignment *a, struct nb
     return 0;
 }
 
+/* As GKeyFile and nbd-server have it. */
+static int parse_bool(const struct assignment *a, bool *ret, struct nbd_failure *why)
+{
+    if (strcmp(a->text, "true") == 0 || strcmp(a->text, "1") == 0)
+        *ret = true;
+    else if (strcmp(a->text, "false") == 0 || strcmp(a->text, "0") == 0)
+        *ret = false;
+    else
+        return bad_value(a, why, "is neither true nor false");
+    return 0;
+}
+
+static int set_bool(struct config *config, const struct assignment *a, struct nbd_failure *why)
+{
+    return parse_bool(a, setting_field(config, a->setting), why);
+}
+
+/* ---- nbd-server's keys ---- */
+
+static int set_stock_port(struct config *config, const struct assignment *a,
+                          struct nbd_failure *why)
+{
+    int r = set_port(config, a, why);
+
+    if (r == 0)
+        config->stock = STOCK_PORT_MUST;
+    return r;
+}
+
+static int set_include_dir(struct config *config, const struct assignment *a,
+                           struct nbd_failure *why)
+{
+    int r = set_path(config, a, why);
+
+    if (r == 0)
+        config->conf_dir_named = true;
+    return r;
+}
+
+/* What was meant encrypted is never served in clear. */
+static int refuse_tls(struct config *config, const struct assignment *a,
+                      struct nbd_failure *why)
+{
+    (void)config;
+    return nbd_fail(why, EINVAL, "%s: TLS is not supported by this version; remove the key to "
+                    "serve without encryption", a->where);
+}
+
+static int refuse_force_tls(struct config *config, const struct assignment *a,
+                            struct nbd_failure *why)
+{
+    bool value;
+    int r = parse_bool(a, &value, why);
+
+    return r == 0 && value ? refuse_tls(config, a, why) : r;
+}
+
+static int refuse_oldstyle(struct config *config, const struct assignment *a,
+                           struct nbd_failure *why)
+{
+    bool value;
+    int r = parse_bool(a, &value, why);
+
+    (void)config;
+    if (r == 0 && value)
+        return nbd_fail(why, EINVAL, "%s: oldstyle negotiation is not supported by this "
+                        "version; clients have to use fixed newstyle", a->where);
+    return r;
+}
+
+/* It means nothing here; config.c says so once. */
+static int set_ignored(struct config *config, const struct assignment *a,
+                       struct nbd_failure *why)
+{
+    (void)why;
+    g_ptr_array_add(config->ignored, g_strdup(a->where));
+    return 0;
+}
+
 /* ---- The table ---- */
 
 #define AT(member) .offset = offsetof(struct config, member)
@@ -359,14 +447,32 @@ const struct setting settings[] = {
       .help = "Unix socket for NBD, empty: none", .set = set_socket, AT(nbd_socket) },
     { .options = "--rpc-allow", .keys = "rpc_allow", .argument = "NET",
       .help = "address or network that may control, repeatable", .set = add_network,
-      AT(rpc_allow), .list = HOSTS },
+      AT(rpc_allow), .list = HOSTS, .live = true },
     { .options = "--nbd-allow", .keys = "nbd_allow", .argument = "NET",
       .help = "address or network that may use NBD, repeatable (all)", .set = add_network,
-      AT(nbd_allow), .list = HOSTS },
+      AT(nbd_allow), .list = HOSTS, .live = true },
     { .options = "-C --config", .argument = "FILE", .help = "configuration file",
       .set = set_path, AT(config_file) },
-    { .options = "--conf-dir", .argument = "DIR", .help = "export definitions",
-      .set = set_path, AT(conf_dir) },
+    { .options = "--conf-dir", .keys = "conf_dir", .argument = "DIR",
+      .help = "files that define exports", .set = set_include_dir, AT(conf_dir), .live = true },
+    { .keys = "includedir", .argument = "DIR", .set = set_include_dir, AT(conf_dir),
+      .stock = true, .live = true },
+    { .keys = "port", .argument = "PORT", .set = set_stock_port, AT(stock_port), .max = 65535,
+      .stock = true },
+    { .keys = "listenaddr", .argument = "HOST", .set = set_host, AT(stock_hosts),
+      .list = HOSTS, .stock = true },
+    { .keys = "unixsock", .argument = "PATH", .set = set_socket, AT(stock_socket),
+      .stock = true },
+    { .keys = "allowlist", .argument = "BOOL", .set = set_bool, AT(allow_list), .stock = true,
+      .live = true },
+    { .keys = "max_threads duallisten", .argument = "VALUE", .set = set_ignored,
+      .offset = SETTING_NOWHERE, .stock = true },
+    { .keys = "certfile keyfile cacertfile tlsprio", .argument = "VALUE", .set = refuse_tls,
+      .offset = SETTING_NOWHERE, .stock = true },
+    { .keys = "force_tls", .argument = "BOOL", .set = refuse_force_tls,
+      .offset = SETTING_NOWHERE, .stock = true },
+    { .keys = "oldstyle", .argument = "BOOL", .set = refuse_oldstyle,
+      .offset = SETTING_NOWHERE, .stock = true },
     { .options = "--dir", .argument = "DIR",
       .help = "keep all of the instance in DIR: local, on free ports",
       .set = set_path, AT(dir) },
@@ -382,7 +488,8 @@ const struct setting settings[] = {
     { .options = "--lockfile", .argument = "FILE", .help = "one instance only, empty: none",
       .set = set_path_or_none, AT(lock_file) },
     { .options = "--log-level", .keys = "log_level", .argument = "L",
-      .help = "error, warning, info, debug (info)", .set = set_log_level, AT(log_level) },
+      .help = "error, warning, info, debug (info)", .set = set_log_level, AT(log_level),
+      .live = true },
     { .options = "--log-target", .keys = "log_target", .argument = "T",
       .help = "auto, stderr, journal, syslog, file:PATH (auto)", .set = set_log_target,
       AT(log_target) },
@@ -392,20 +499,20 @@ const struct setting settings[] = {
     { .options = "-g --group", .keys = "group", .argument = "GID",
       .help = "run as this group", .set = set_text, AT(group) },
     { .keys = "rpc_max_clients", .argument = "N", .set = set_unsigned, AT(rpc_max_clients),
-      .min = 1, .max = 100000 },
+      .min = 1, .max = 100000, .live = true },
     { .keys = "negotiation_timeout", .argument = "S", .set = set_unsigned,
-      AT(negotiation_timeout_s), .min = 1, .max = 3600 },
+      AT(negotiation_timeout_s), .min = 1, .max = 3600, .live = true },
     { .keys = "max_connections", .argument = "N", .set = set_unsigned, AT(max_connections),
-      .min = 1, .max = 1000000 },
+      .min = 1, .max = 1000000, .live = true },
     { .keys = "max_export_connections", .argument = "N", .set = set_unsigned,
-      AT(max_export_connections), .min = 1, .max = 1000000 },
+      AT(max_export_connections), .min = 1, .max = 1000000, .live = true },
     /* A request of the largest advertised payload must fit. */
     { .keys = "max_inflight_bytes", .argument = "SIZE", .set = set_size,
       AT(max_inflight_bytes), .min = 64 << 20, .max = INT64_MAX },
     { .keys = "request_timeout", .argument = "S", .set = set_unsigned, AT(request_timeout_s),
       .max = 86400 },
     { .keys = "drain_timeout", .argument = "S", .set = set_unsigned, AT(drain_timeout_s),
-      .max = 86400 },
+      .max = 86400, .live = true },
     { .options = "--foreground", .help = "as always: nothing goes to the background",
       .set = set_flag, AT(foreground) },
     { .options = "--check-config", .help = "read the configuration, report, end",
@@ -475,11 +582,12 @@ const struct setting *setting_find(enum spelling kind, const char *text)
 }
 
 /* Levenshtein's distance; both are short. */
-static size_t edit_distance(const char *a, const char *b)
+size_t setting_distance(const char *a, const char *b)
 {
     size_t row[64], length = strlen(b);
 
-    g_assert(length < G_N_ELEMENTS(row));
+    if (length >= G_N_ELEMENTS(row))
+        return SIZE_MAX;
     for (size_t j = 0; j <= length; j++)
         row[j] = j;
     for (size_t i = 1; a[i - 1] != '\0'; i++) {
@@ -499,7 +607,7 @@ static size_t edit_distance(const char *a, const char *b)
 static bool keep_nearest(const struct setting *setting, const char *text, void *arg)
 {
     struct search *search = arg;
-    size_t distance = edit_distance(search->text, text);
+    size_t distance = setting_distance(search->text, text);
 
     (void)setting;
     if (search->nearest[0] == '\0' || distance < search->distance) {
@@ -517,6 +625,59 @@ void setting_nearest(enum spelling kind, const char *text, char ret_nearest[stat
     each_spelling(kind, keep_nearest, &search);
     g_strlcpy(ret_nearest, search.nearest, sizeof(search.nearest));
     g_free(head);
+}
+
+/* ---- Comparing ---- */
+
+/* How a value is kept. */
+enum storage { STORED_BOOL, STORED_INT, STORED_U64, STORED_STRING, STORED_LIST };
+
+static enum storage storage_of(const struct setting *setting)
+{
+    static const struct { set_value *set; enum storage storage; } table[] = {
+        { set_bool, STORED_BOOL }, { set_flag, STORED_BOOL }, { set_unsigned, STORED_INT },
+        { set_threads, STORED_INT }, { set_port, STORED_INT }, { set_stock_port, STORED_INT },
+        { set_log_level, STORED_INT }, { set_size, STORED_U64 },
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(table); i++)
+        if (table[i].set == setting->set)
+            return table[i].storage;
+    return setting->list != NULL ? STORED_LIST : STORED_STRING;
+}
+
+static size_t stored_bytes(const struct setting *setting)
+{
+    static const size_t bytes[] = {
+        [STORED_BOOL] = sizeof(bool), [STORED_INT] = sizeof(int),
+        [STORED_U64] = sizeof(uint64_t), [STORED_STRING] = sizeof(char *),
+        [STORED_LIST] = sizeof(char **),
+    };
+
+    return bytes[storage_of(setting)];
+}
+
+bool setting_is_equal(const struct setting *setting, struct config *a, struct config *b)
+{
+    void *left = setting_field(a, setting), *right = setting_field(b, setting);
+
+    switch (storage_of(setting)) {
+    case STORED_STRING: return strcmp(*(char **)left, *(char **)right) == 0;
+    case STORED_LIST:
+        return g_strv_equal(*(const gchar *const **)left, *(const gchar *const **)right);
+    default: return memcmp(left, right, stored_bytes(setting)) == 0;
+    }
+}
+
+void setting_swap(const struct setting *setting, struct config *a, struct config *b)
+{
+    void *left = setting_field(a, setting), *right = setting_field(b, setting);
+    uint8_t kept[sizeof(uint64_t)];
+    size_t bytes = stored_bytes(setting);
+
+    memcpy(kept, left, bytes);
+    memcpy(left, right, bytes);
+    memcpy(right, kept, bytes);
 }
 
 /* ---- Assignments ---- */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
  *
- * The table of settings: how each is spelt on the command line and in the file, what it takes
- * and where in struct config it goes. For config.c and config_file.c. Before the loop runs.
+ * The table of settings: how each is spelt on the command line and in the file, what it takes,
+ * where in struct config it goes, and whether a reload may change it. For config*.c and
+ * reload*.c. Any thread.
  */
 #ifndef NR_SETTING_H
 #define NR_SETTING_H
@@ -32,7 +33,11 @@ struct setting {
     size_t offset;        /* in struct config */
     int64_t min, max;
     const char *list;     /* may be given many times; in the file separated by these */
+    bool live;            /* a reload changes it: server_apply_config() tells who uses it */
+    bool stock;           /* a key that only nbd-server has: its configuration is in use */
 };
+
+#define SETTING_NOWHERE SIZE_MAX /* offset of what is checked and not stored */
 
 extern const struct setting settings[];
 extern const size_t n_settings;
@@ -44,6 +49,17 @@ const struct setting *setting_find(enum spelling kind, const char *text);
 /* The existing spelling that is most like this one. */
 void setting_nearest(enum spelling kind, const char *text, char ret_nearest[static 64]);
 void *setting_field(struct config *config, const struct setting *setting);
+
+/* Have both the same value? */
+bool setting_is_equal(const struct setting *setting, struct config *a, struct config *b);
+/* Exchange the values. */
+void setting_swap(const struct setting *setting, struct config *a, struct config *b);
+
+/* How many edits make one word of the other; for "did you mean". At most 63 bytes of each. */
+size_t setting_distance(const char *a, const char *b);
+
+/* "512", "64K", "1GiB" in bytes, saturated at 2^63 - 1; false: no size. */
+bool setting_parse_size(const char *text, uint64_t *ret_bytes);
 
 /* Does it fit into a socket address? `where` begins the sentence. */
 int setting_check_socket(const char *where, const char *path, struct nbd_failure *why);

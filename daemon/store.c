@@ -31,7 +31,7 @@ struct write {
     struct store *store; /* NULL: it is gone */
     char *path;
     uint64_t generation;
-    GPtrArray *exports, *jobs, *extras; /* struct fragment *, referenced */
+    GPtrArray *exports, *config_exports, *jobs, *extras; /* struct fragment *, referenced */
     enum predecessor predecessor;
     GQueue waiters; /* struct waiter * */
     int result;
@@ -69,12 +69,90 @@ void store_set_export(struct store *store, const struct export *export)
     json_object_put(object);
 }
 
+/* ---- Exports that configuration files define ---- */
+
+static void unref_object(void *object)
+{
+    json_object_put(object);
+}
+
+void store_removed_config(struct store *store, const char *name)
+{
+    g_hash_table_remove(store->unclaimed, name);
+    if (!store->readonly && g_tree_remove(store->config_exports, name))
+        store->changed = true;
+}
+
+static void set_config_export(struct store *store, const struct export *export)
+{
+    struct json_object *object = store_json_from_config_export(export);
+    struct fragment *fragment;
+
+    if (object == NULL) {
+        store_removed_config(store, export->name);
+        return;
+    }
+    fragment = fragment_new(2, export->name, object);
+    g_tree_replace(store->config_exports, fragment->key, fragment);
+    json_object_put(object);
+    store->changed = true;
+}
+
+void store_set_unclaimed(struct store *store, const char *name, struct json_object *object)
+{
+    struct fragment *fragment = fragment_new(2, name, object);
+
+    g_tree_replace(store->config_exports, fragment->key, fragment);
+    g_hash_table_replace(store->unclaimed, g_strdup(name), json_object_get(object));
+}
+
+void store_adopt_mappings(struct store *store, struct export *export)
+{
+    struct json_object *object = g_hash_table_lookup(store->unclaimed, export->name);
+    struct nbd_failure why;
+
+    if (object == NULL)
+        return;
+    if (store_json_to_config_export(store->server, export, object, &why) < 0) {
+        log_warning("export \"%s\" of %s: its saved mappings are forgotten: %s", export->name,
+                    export->origin_file, why.message);
+        store_removed_config(store, export->name);
+        return;
+    }
+    g_hash_table_remove(store->unclaimed, export->name);
+}
+
+void store_forget_unclaimed(struct store *store)
+{
+    GHashTableIter iter;
+    void *name;
+
+    g_hash_table_iter_init(&iter, store->unclaimed);
+    while (g_hash_table_iter_next(&iter, &name, NULL)) {
+        if (!store->readonly && g_tree_remove(store->config_exports, name))
+            store->changed = true;
+        g_hash_table_iter_remove(&iter);
+    }
+}
+
+static int by_bytes(const void *a, const void *b, void *data)
+{
+    (void)data;
+    return strcmp(a, b);
+}
+
+/* ---- What has changed ---- */
+
 void store_changed(struct store *store, struct export *export)
 {
-    if (store->readonly || export->origin != EXPORT_BY_RPC)
+    if (store->readonly)
         return;
-    store_set_export(store, export);
-    store->changed = true;
+    if (export->origin == EXPORT_BY_RPC) {
+        store_set_export(store, export);
+        store->changed = true;
+    } else if (export->origin == EXPORT_BY_CONFIG && export->state != EXPORT_DRAINING) {
+        set_config_export(store, export);
+    }
 }
 
 void store_removed(struct store *store, const char *export_id)
@@ -171,6 +249,7 @@ static GString *document_of(const struct write *write)
     add_header(document, "saved_at", store_json_from_time(g_get_real_time()));
     add_header(document, "saved_by", json_object_new_string(PACKAGE_STRING));
     document_section(document, "exports", write->exports);
+    document_section(document, "config_exports", write->config_exports);
     document_section(document, "jobs", write->jobs);
     for (unsigned i = 0; i < write->extras->len; i++)
         document_member(document, g_ptr_array_index(write->extras, i));
@@ -187,6 +266,7 @@ static void write_document(void *arg)
     g_string_free(text, TRUE);
     /* Here and not on the loop: there may be many. */
     g_clear_pointer(&write->exports, g_ptr_array_unref);
+    g_clear_pointer(&write->config_exports, g_ptr_array_unref);
     g_clear_pointer(&write->jobs, g_ptr_array_unref);
     g_clear_pointer(&write->extras, g_ptr_array_unref);
 }
@@ -194,6 +274,13 @@ static void write_document(void *arg)
 /* ---- Writing: on the loop ---- */
 
 static void on_written(void *arg);
+
+static gboolean reference(void *name, void *fragment, void *array)
+{
+    (void)name;
+    g_ptr_array_add(array, fragment_ref(fragment));
+    return FALSE;
+}
 
 static struct write *write_new(struct store *store)
 {
@@ -208,6 +295,8 @@ static struct write *write_new(struct store *store)
     write->extras = g_ptr_array_new_full(store->extras->len, fragment_unref);
     for (GList *link = store->exports.head; link != NULL; link = link->next)
         g_ptr_array_add(write->exports, fragment_ref(link->data));
+    write->config_exports = g_ptr_array_new_with_free_func(fragment_unref);
+    g_tree_foreach(store->config_exports, reference, write->config_exports);
     for (unsigned i = 0; i < store->jobs->len; i++) {
         struct saved_job *saved = g_ptr_array_index(store->jobs, i);
 
@@ -358,6 +447,8 @@ struct store *store_new(struct server *server, const char *path)
     store->real_path = g_strdup(path);
     store->writer = worker_pool_new(server->loop, 1);
     store->export_links = g_hash_table_new(g_str_hash, g_str_equal);
+    store->config_exports = g_tree_new_full(by_bytes, NULL, NULL, fragment_unref);
+    store->unclaimed = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, unref_object);
     store->jobs = g_ptr_array_new_with_free_func(saved_job_free);
     store->extras = g_ptr_array_new_with_free_func(fragment_unref);
     store->predecessor = PREDECESSOR_BACKUP;
@@ -391,6 +482,8 @@ void store_free(struct store *store)
     event_free(store->retry);
     g_hash_table_unref(store->export_links);
     g_queue_clear_full(&store->exports, fragment_unref);
+    g_tree_destroy(store->config_exports);
+    g_hash_table_unref(store->unclaimed);
     g_ptr_array_unref(store->jobs);
     g_ptr_array_unref(store->extras);
     g_free(store->path);

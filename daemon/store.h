@@ -29,11 +29,19 @@ void store_free(struct store *store);
 int store_load(struct store *store, struct nbd_failure *why);
 
 /* The definition of this export or its mappings have changed, or jobs have ended: what is true
- * at this call is written at the next store_save(). Exports that did not come through the
- * control port are not kept here. A removed export is named by its id. */
+ * at this call is written at the next store_save(). Of exports that a configuration file
+ * defines only the mappings are kept. A removed export is named by its id. */
 void store_changed(struct store *store, struct export *export);
 void store_removed(struct store *store, const char *export_id);
 void store_jobs_changed(struct store *store);
+
+/* For exports that a configuration file defines. Restore the mappings that were saved for
+ * it, if it is on the same backstore as then. */
+void store_adopt_mappings(struct store *store, struct export *export);
+/* It is no longer defined: its mappings are not kept. */
+void store_removed_config(struct store *store, const char *name);
+/* What was saved for exports that no file defines any more is dropped. */
+void store_forget_unclaimed(struct store *store);
 
 /* done(arg, 0) once everything that had changed before this call is on stable storage, or
  * done(arg, -errno) with the cause: the caller then takes its change back and says so by

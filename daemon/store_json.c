@@ -157,6 +157,22 @@ struct json_object *store_json_from_export(const struct export *export)
     return object;
 }
 
+struct json_object *store_json_from_config_export(const struct export *export)
+{
+    struct json_object *mappings = from_mappings(export), *object;
+
+    if (json_object_array_length(mappings) == 0) {
+        json_object_put(mappings);
+        return NULL;
+    }
+    object = json_object_new_object();
+    add_string(object, "origin_file", export->origin_file);
+    add_string(object, "handler", export->handler_name);
+    add_string(object, "target", export->target);
+    json_object_object_add(object, "mappings", mappings);
+    return object;
+}
+
 static struct json_object *from_failure(const struct nbd_failure *failure)
 {
     struct json_object *object = json_object_new_object();
@@ -483,6 +499,27 @@ int store_json_to_export(struct server *server, const char *id, struct json_obje
     set_logical_block(export, block);
     to_mappings(server, export, mappings);
     *ret_export = export;
+    return 0;
+}
+
+/* A mapping's client resumes it by its cookie: it must find the bytes that it knows. */
+int store_json_to_config_export(struct server *server, struct export *export,
+                                struct json_object *object, struct nbd_failure *why)
+{
+    struct reader reader = { .object = object };
+    const char *handler, *target;
+    struct json_object *mappings;
+
+    if (!json_object_is_type(object, json_type_object))
+        return nbd_fail(why, EINVAL, "they are no object");
+    handler = read_string(&reader, "handler", true);
+    target = read_string(&reader, "target", true);
+    mappings = read_member(&reader, "mappings", json_type_array, true);
+    if (end_reading(&reader, why) < 0)
+        return -EINVAL;
+    if (strcmp(handler, export->handler_name) != 0 || strcmp(target, export->target) != 0)
+        return nbd_fail(why, EINVAL, "they are of the %s backstore %s", handler, target);
+    to_mappings(server, export, mappings);
     return 0;
 }
 

@@ -14,6 +14,8 @@
 
 /* The caller puts the result. */
 struct json_object *store_json_from_export(const struct export *export);
+/* Of one that a configuration file defines: its mappings. NULL: there are none. */
+struct json_object *store_json_from_config_export(const struct export *export);
 struct json_object *store_json_from_job(const struct job *job);
 struct json_object *store_json_from_time(int64_t us);
 
@@ -24,6 +26,10 @@ struct json_object *store_json_parse(const char *text, size_t length, struct nbd
  * are logged and kept in export->unknown_json. */
 int store_json_to_export(struct server *server, const char *id, struct json_object *object,
                          struct export **ret_export, struct nbd_failure *why);
+/* The mappings of an export that a configuration file defines; -EINVAL: they are not of this
+ * backstore. */
+int store_json_to_config_export(struct server *server, struct export *export,
+                                struct json_object *object, struct nbd_failure *why);
 int store_json_to_job(struct server *server, const char *id, struct json_object *object,
                       struct nbd_failure *why);
 

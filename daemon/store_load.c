@@ -14,8 +14,8 @@
 #include "store_text.h"
 
 static const char *const top_members[] = {
-    "format", "version", "generation", "saved_at", "saved_by", "exports", "jobs", "checksum",
-    NULL
+    "format", "version", "generation", "saved_at", "saved_by", "exports",
+    "config_exports", "jobs", "checksum", NULL
 };
 
 /* 0: not a state file of ours. */
@@ -111,6 +111,15 @@ static void load_exports(struct store *store, struct json_object *exports, bool 
         load_export(store, key, object, v1);
 }
 
+/* The configuration has not been read yet. */
+static void load_config_exports(struct store *store, struct json_object *exports)
+{
+    if (exports == NULL)
+        return;
+    json_object_object_foreach(exports, name, object)
+        store_set_unclaimed(store, name, object);
+}
+
 static void load_jobs(struct store *store, struct json_object *jobs)
 {
     if (jobs == NULL)
@@ -155,6 +164,7 @@ static void load_top(struct store *store, struct json_object *top)
         json_object_get_int64(generation) > 0 && json_object_get_int64(generation) < INT64_MAX)
         store->generation = (uint64_t)json_object_get_int64(generation);
     load_exports(store, section(top, "exports"), false);
+    load_config_exports(store, section(top, "config_exports"));
     load_jobs(store, section(top, "jobs"));
     keep_extras(store, top);
 }

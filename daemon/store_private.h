@@ -33,6 +33,8 @@ struct store {
     struct worker_pool *writer;
     GQueue exports;           /* struct fragment *, in the order of the file */
     GHashTable *export_links; /* id -> its GList link */
+    GTree *config_exports;    /* name -> struct fragment: mappings of configured exports */
+    GHashTable *unclaimed;    /* name -> struct json_object: those that nobody has adopted */
     GPtrArray *jobs;          /* struct saved_job *, oldest first */
     GPtrArray *extras;        /* struct fragment *: unknown members */
     uint64_t generation;      /* of the newest snapshot */
@@ -53,6 +55,9 @@ struct store {
 /* The text under this id, from an object or from the export as it is now. */
 void store_set_object(struct store *store, const char *id, struct json_object *object);
 void store_set_export(struct store *store, const struct export *export);
+
+/* What was saved for a configured export, until store_adopt_mappings(). */
+void store_set_unclaimed(struct store *store, const char *name, struct json_object *object);
 
 /* Takes the finished jobs from the job table. Converts only those that are new: up to a
  * thousand are kept. */

@@ -270,6 +270,61 @@ static int map(struct nbd_device *dev, struct nbd_failure *why)
     return r;
 }
 
+/* ---- Looking ---- */
+
+/* Device numbers are given out anew, and files are replaced by renaming: who is attached goes
+ * on with what was opened, and nobody else may find other bytes under the same name. */
+static int check_identity(const struct file *file, const struct stat *now,
+                          struct nbd_failure *why)
+{
+    struct stat opened;
+
+    if (file->fd < 0 || fstat(file->fd, &opened) < 0)
+        return 0;
+    if (S_ISBLK(opened.st_mode) && S_ISBLK(now->st_mode) && opened.st_rdev == now->st_rdev)
+        return 0; /* the node was made anew */
+    if (opened.st_dev == now->st_dev && opened.st_ino == now->st_ino &&
+        opened.st_rdev == now->st_rdev)
+        return 0;
+    return nbd_fail(why, ESTALE, "'%s' is another %s now than the one that clients are attached "
+                    "to; nobody else can connect until they have left", file->shown,
+                    S_ISBLK(now->st_mode) ? "device" : "file");
+}
+
+static int64_t probe_fd(const struct file *file, int fd, struct nbd_failure *why)
+{
+    int mode = file->dev->readonly ? R_OK : R_OK | W_OK;
+    struct stat st;
+    char self[32];
+    int r;
+
+    if (fstat(fd, &st) < 0)
+        return nbd_fail(why, errno, "'%s': %s", file->shown, g_strerror(errno));
+    r = check_kind(file, &st, why);
+    if (r == 0)
+        r = check_identity(file, &st, why);
+    if (r < 0)
+        return r;
+    snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
+    if (faccessat(AT_FDCWD, self, mode, AT_EACCESS) < 0)
+        return nbd_fail(why, errno, "'%s' cannot be opened%s: %s", file->shown,
+                        file->dev->readonly ? "" : " for writing", g_strerror(errno));
+    return S_ISREG(st.st_mode) ? st.st_size : 0;
+}
+
+static int64_t probe(struct nbd_device *dev, struct nbd_failure *why)
+{
+    struct file *file = dev->priv;
+    int fd = file_open_target(file, O_PATH, why);
+    int64_t r;
+
+    if (fd < 0)
+        return fd;
+    r = probe_fd(file, fd, why);
+    close(fd);
+    return r;
+}
+
 /* ---- The open file ---- */
 
 static int64_t get_size(struct nbd_device *dev)
@@ -359,6 +414,7 @@ static struct nbd_handler handler = {
     .progress = progress,
     .destroy = destroy,
     .fini = file_io_fini,
+    .probe = probe,
 };
 
 __attribute__((visibility("default")))

@@ -266,6 +266,12 @@ struct nbd_handler {
 
     /* Loop thread, just before the library is unloaded; no device is left. */
     void (*fini)(void);
+
+    /* Worker thread, may block; after cfg_parse(). Look at what the target names now, without
+     * opening it: its size in bytes, 0 when that is not known. -ENOENT: there is nothing; or
+     * another negative errno. When the device is mapped, -ESTALE with a sentence when the
+     * target no longer names what was opened. */
+    int64_t (*probe)(struct nbd_device *dev, struct nbd_failure *why);
 };
 
 /* Which ABI a library was built for. The daemon looks it up before it calls anything. Every
