@@ -44,8 +44,11 @@ void command_report(const struct connection *conn, uint16_t type, uint64_t offse
 {
     static const char *const names[] = { "read", "write", "disconnect", "flush", "trim",
                                          "cache", "write of zeroes" };
-    uint64_t n = ++conn->export->counters.errors;
+    struct export_counters *counters = &conn->export->tally.now;
+    uint64_t n;
 
+    counters->errors[error_kind_of(reply_wire_error(error, type))]++;
+    n = counters_errors(counters);
     if ((n & (n - 1)) == 0)
         connection_log(conn, NBD_LOG_WARNING, "%s of %" PRIu64 " at %" PRIu64 ": %s "
                        "(error %" PRIu64 " of this export)",
@@ -57,17 +60,33 @@ void command_report(const struct connection *conn, uint16_t type, uint64_t offse
 
 static void count(struct connection *conn, uint16_t type, uint64_t length)
 {
-    struct export_counters *counters = &conn->export->counters;
+    enum byte_kind kind = byte_kind_of(type);
 
-    if (type == NBD_CMD_READ) {
-        counters->read_bytes += length;
+    if (kind == N_BYTE_KINDS)
+        return;
+    conn->export->tally.now.bytes[kind] += length;
+    if (kind == BYTES_READ)
         conn->read_bytes += length;
-    } else if (type == NBD_CMD_WRITE) {
-        counters->write_bytes += length;
+    else if (kind == BYTES_WRITTEN)
         conn->write_bytes += length;
-    } else if (type == NBD_CMD_WRITE_ZEROES) {
-        counters->zero_bytes += length;
-    }
+}
+
+/* Its reply leaves at the end of this turn: then its time is taken. */
+static void answered(struct connection *conn, uint16_t type)
+{
+    conn->turn->answered[latency_classes[type]]++;
+}
+
+/* The same for one that may have been taken in an earlier turn. */
+static void take_time(struct connection *conn, const struct request *request)
+{
+    enum latency_class class = latency_classes[request->type];
+
+    if (conn->taking && request->started_ns == conn->turn->start_ns)
+        answered(conn, request->type);
+    else if (class != LATENCY_NONE)
+        histogram_add(&conn->export->tally.latencies->now.of[class],
+                      connection_now_ns(conn) - request->started_ns, 1);
 }
 
 static bool changes_content(uint16_t type)
@@ -84,6 +103,7 @@ static bool is_zero(const uint8_t *data, size_t length)
 static void inline_error(struct connection *conn, const struct command *cmd, uint8_t *to, int r)
 {
     command_report(conn, cmd->type, cmd->offset, cmd->length, r);
+    answered(conn, cmd->type);
     connection_commit(conn, reply_put_error(conn, to, cmd->cookie, cmd->offset,
                                             reply_wire_error(r, cmd->type), strerror(-r)));
 }
@@ -92,6 +112,7 @@ static void inline_success(struct connection *conn, const struct command *cmd, u
 {
     connection_commit(conn, reply_put_success(conn, to, cmd->type, cmd->cookie, cmd->offset));
     count(conn, cmd->type, cmd->length);
+    answered(conn, cmd->type);
 }
 
 /* ---- Requests that complete later ---- */
@@ -163,6 +184,7 @@ static void complete_part(struct connection *conn, struct request *request, int 
     }
     if (--group->left > 0)
         return;
+    take_time(conn, request);
     request->tail_length = group->error != 0
                                ? short_error(conn, request, request->tail, group->error)
                                : done_chunk(conn, request, request->tail);
@@ -184,6 +206,7 @@ static void on_expired(struct request *request)
     answer->type = request->type;
     answer->cookie = request->cookie;
     answer->request_offset = request->request_offset;
+    answer->started_ns = request->started_ns;
     answer->group = request->group;
     request->group = NULL;
     request->expired = true;
@@ -194,6 +217,8 @@ static void on_expired(struct request *request)
         request->aside = buffer_set_aside(connection_buffers(conn), request->buffer_size);
     }
     command_report(conn, request->type, request->offset, request->length, EXPIRED);
+    if (answer->group == NULL)
+        take_time(conn, answer);
     if (answer->group != NULL)
         complete_part(conn, answer, EXPIRED);
     else
@@ -234,6 +259,8 @@ static void on_completed(struct request *request, int result)
         return;
     if (result < 0)
         command_report(conn, request->type, request->offset, request->length, result);
+    if (request->group == NULL)
+        take_time(conn, request);
     if (request->group != NULL)
         complete_part(conn, request, result);
     else if (result < 0)
@@ -257,6 +284,7 @@ static struct request *new_request(struct connection *conn, const struct command
     request->completed = on_completed;
     request->type = cmd->type;
     request->cookie = cmd->cookie;
+    request->started_ns = conn->turn->start_ns;
     request->offset = request->request_offset = cmd->offset;
     request->length = cmd->length;
     request->rq.dev = &conn->export->dev;
@@ -338,6 +366,7 @@ static size_t read_inline(struct connection *conn, const struct command *cmd)
         reply_put_read_head(conn, to, cmd->cookie, cmd->offset, cmd->offset, cmd->length, true);
         connection_commit(conn, head + cmd->length);
         count(conn, NBD_CMD_READ, cmd->length);
+        answered(conn, NBD_CMD_READ);
         conn->taken_bytes += cmd->length;
         return 0;
     }
@@ -367,6 +396,7 @@ static void read_from_cache(struct connection *conn, const struct command *cmd, 
     if (conn->structured)
         request->tail_length = done_chunk(conn, request, request->tail);
     count(conn, NBD_CMD_READ, cmd->length);
+    answered(conn, NBD_CMD_READ);
     conn->taken_bytes += cmd->length / 8; /* the copying is done while sending */
     connection_queue_reply(conn, request);
 }
@@ -391,6 +421,7 @@ static size_t read_hole(struct connection *conn, const struct command *cmd)
     connection_commit(conn, reply_put_hole(conn, to, cmd->cookie, cmd->offset, cmd->offset,
                                            (uint32_t)cmd->length, true));
     count(conn, NBD_CMD_READ, cmd->length);
+    answered(conn, NBD_CMD_READ);
     return 0;
 }
 
@@ -411,6 +442,7 @@ static void on_probed(void *arg, const struct extent_view *view)
         (unsigned)reply_put_hole(conn, request->head, request->cookie, request->offset,
                                  request->offset, (uint32_t)request->length, true);
     count(conn, NBD_CMD_READ, request->length);
+    take_time(conn, request);
     connection_queue_reply(conn, request);
 }
 
@@ -618,6 +650,7 @@ void command_payload_complete(struct connection *conn)
     struct request *request = conn->receiving;
 
     conn->receiving = NULL;
+    request->started_ns = conn->turn->start_ns;
     conn->taken_bytes += request->length;
     extents_changed(conn->export);
     if (conn->export->detect_zeroes && is_zero(request->buffer, request->length)) {

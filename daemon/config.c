@@ -355,6 +355,7 @@ struct config *config_new(void)
         .max_inflight_bytes = 256 << 20,
         .drain_timeout_s = 25,
         .log_level = NBD_LOG_INFO,
+        .metrics = g_strdup(""),
         .log_target = g_strdup("auto"),
         .user = g_strdup(""),
         .group = g_strdup(""),
@@ -396,6 +397,7 @@ void config_free(struct config *config)
     g_strfreev(config->nbd_allow);
     g_free(config->gluster_host);
     g_free(config->log_target);
+    g_free(config->metrics);
     g_free(config->user);
     g_free(config->group);
     g_free(config);

@@ -50,6 +50,7 @@ struct config {
     unsigned drain_timeout_s;    /* at SIGTERM */
     enum nbd_log_level log_level;
     char *log_target;
+    char *metrics;      /* "HOST:PORT" of the HTTP port, "" = none */
     char *user, *group; /* to run as, name or number; "" = as started */
     bool check_config;  /* --check-config: read, report, end */
     bool foreground;    /* always: nothing here forks */

@@ -49,6 +49,9 @@ struct connection_table {
     uint8_t *in, *out;               /* scratch buffers, SCRATCH_BYTES each */
     struct connection *dirty;        /* to be looked after at the end of this turn */
     struct event *look_after;
+    uint64_t all_turned_away;        /* since the start */
+    struct turn turn;                /* the one that is running */
+    int64_t completion_ns;           /* connection_now_ns() of this turn of the loop, or 0 */
     struct event *grace;             /* of a shutdown */
     struct event *pressure;          /* while somebody waits for memory */
     struct request *free_requests;
@@ -140,6 +143,34 @@ void connection_request_free(struct connection *conn, struct request *request)
     request->next = table->free_requests;
     table->free_requests = request;
     table->n_free_requests++;
+}
+
+/* ---- How long requests take ---- */
+
+/* At the end of a turn its requests have been answered together. */
+static void take_time(struct connection *conn)
+{
+    struct turn *turn = conn->turn;
+    int64_t duration_ns = 0;
+
+    for (unsigned class = 0; class < N_LATENCY_CLASSES; class++) {
+        if (turn->answered[class] == 0)
+            continue;
+        if (duration_ns == 0)
+            duration_ns = counters_now_ns() - turn->start_ns;
+        histogram_add(&conn->export->tally.latencies->now.of[class], duration_ns,
+                      turn->answered[class]);
+        turn->answered[class] = 0;
+    }
+}
+
+int64_t connection_now_ns(struct connection *conn)
+{
+    struct connection_table *table = conn->table;
+
+    if (table->completion_ns == 0)
+        table->completion_ns = counters_now_ns();
+    return table->completion_ns;
 }
 
 /* ---- Input that is kept between turns ---- */
@@ -647,6 +678,7 @@ static bool receive(struct connection *conn, uint8_t *scratch, size_t *length)
         on_end_of_input(conn, n, errno, *length);
         return false;
     }
+    conn->active_ns = conn->turn->start_ns = counters_now_ns();
     if (request != NULL) {
         part = MIN((size_t)n, iov[0].iov_len);
         request->received += part;
@@ -654,14 +686,15 @@ static bool receive(struct connection *conn, uint8_t *scratch, size_t *length)
             command_payload_complete(conn);
     }
     *length += (size_t)n - part;
-    conn->active_ns = loop_now_ns();
     return true;
 }
 
 static void end_turn(struct connection *conn)
 {
     settle_out(conn);
+    take_time(conn);
     conn->taking = false;
+    conn->table->completion_ns = 0;
     look_after(conn);
 }
 
@@ -672,6 +705,8 @@ static void turn(struct connection *conn)
     bool again = conn->again;
 
     conn->taking = true;
+    if (again)
+        conn->turn->start_ns = counters_now_ns();
     memcpy(scratch, kept_data(conn), length);
     drop_kept(conn);
     if (again || receive(conn, scratch, &length)) {
@@ -758,6 +793,7 @@ static void on_look_after(evutil_socket_t fd, short what, void *arg)
 
     (void)fd;
     (void)what;
+    table->completion_ns = 0;
     while ((conn = table->dirty) != NULL) {
         table->dirty = conn->next_dirty;
         conn->dirty = false;
@@ -863,6 +899,7 @@ static void turn_away(struct connection_table *table, int fd, const struct socka
     int64_t now_ns = loop_now_ns();
 
     table->turned_away++;
+    table->all_turned_away++;
     if (table->turned_away_ns == 0 || now_ns - table->turned_away_ns >= TURNED_AWAY_NS) {
         g_autofree char *name = listener_peer_name(fd, peer);
         g_autofree char *others = table->turned_away == 1 ? g_strdup("")
@@ -899,6 +936,7 @@ void connection_accept(void *arg, int fd, const struct sockaddr *peer)
     }
     conn = g_new0(struct connection, 1);
     conn->table = table;
+    conn->turn = &table->turn;
     conn->server = table->server;
     conn->fd = fd;
     conn->peer = listener_peer_name(fd, peer);
@@ -1023,6 +1061,16 @@ void connection_table_drain(struct connection_table *table)
 unsigned connection_count(const struct connection_table *table)
 {
     return table->count;
+}
+
+uint64_t connection_accepted(const struct connection_table *table)
+{
+    return table->last_id;
+}
+
+uint64_t connection_turned_away(const struct connection_table *table)
+{
+    return table->all_turned_away;
 }
 
 unsigned connection_in_flight(const struct connection_table *table)

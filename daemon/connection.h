@@ -45,6 +45,12 @@ union peer_address {
     struct sockaddr_in6 v6;
 };
 
+/* The turn of a connection that is running: for the latency of what is answered in it. */
+struct turn {
+    int64_t start_ns;               /* when its input was there; counters_now_ns() */
+    unsigned answered[N_LATENCY_CLASSES + 1]; /* requests, and their replies are ready */
+};
+
 struct connection {
     struct connection_table *table; /* not owned */
     struct server *server;          /* not owned */
@@ -103,6 +109,7 @@ struct connection {
     bool large_writes;              /* the last payload was large: receive only headers */
     unsigned in_flight;             /* submitted, not completed */
     unsigned orphans;               /* of them: answered already, without the storage */
+    struct turn *turn;              /* not owned: the one that is running, of anybody */
     size_t taken_bytes;             /* of inline work this turn */
     uint64_t requests, read_bytes, write_bytes;
 };
@@ -137,6 +144,10 @@ int connection_table_allow(struct connection_table *table, const char *const *al
 void connection_table_drain(struct connection_table *table);
 unsigned connection_count(const struct connection_table *table);
 unsigned connection_in_flight(const struct connection_table *table); /* requests, of all */
+
+/* Since the start: connections that were taken; that were closed at once. */
+uint64_t connection_accepted(const struct connection_table *table);
+uint64_t connection_turned_away(const struct connection_table *table);
 
 /* ---- For the control port ---- */
 
@@ -193,6 +204,10 @@ static inline unsigned connection_backlog(const struct connection *conn)
 {
     return conn->in_flight - conn->orphans + conn->n_replies;
 }
+
+/* For a request that completes after the turn that took it: counters_now_ns(), or a little
+ * earlier when several complete one after the other. */
+int64_t connection_now_ns(struct connection *conn);
 
 struct buffer_pool *connection_buffers(const struct connection *conn);
 

@@ -313,14 +313,21 @@ static nr_endpoint *endpoint_rows(const struct listener_set *set, GStringChunk *
     return rows;
 }
 
-static unsigned faulted_count(const struct registry *registry)
+/* What only a look at each export tells. */
+static void describe_exports(const struct server *server, nr_status *status)
 {
-    unsigned count = 0;
+    struct counter_sums total;
 
-    for (struct export *export = registry_next(registry, NULL); export != NULL;
-         export = registry_next(registry, export->name))
-        count += export->state == EXPORT_FAULTED;
-    return count;
+    for (struct export *export = registry_next(server->registry, NULL); export != NULL;
+         export = registry_next(server->registry, export->name)) {
+        status->faulted += export->state == EXPORT_FAULTED;
+        sums_add(server->sums, export->handler_name, &export->tally);
+    }
+    sums_total(server->sums, &total);
+    status->exports = registry_size(server->registry);
+    status->requests = counters_requests(&total.counters);
+    status->read_bytes = total.counters.bytes[BYTES_READ];
+    status->write_bytes = total.counters.bytes[BYTES_WRITTEN];
 }
 
 static void describe_state(const struct store *store, GStringChunk *texts, nr_status *status)
@@ -354,15 +361,11 @@ void control_status(struct rpc_call *call, void *args, void *arg)
         endpoint_rows(server->nbd_listeners, texts, &status->nbd_endpoints.nbd_endpoints_len);
     status->handlers.handlers_val =
         handler_texts(server, texts, &status->handlers.handlers_len);
-    status->exports = registry_size(server->registry);
-    status->faulted = faulted_count(server->registry);
+    describe_exports(server, status);
     status->mappings = mapping_count(server->mappings);
     status->clients = connection_count(server->connections);
     status->jobs = job_running_count(server->jobs);
     status->log_level = (u_int)log_level();
-    status->requests = server->counters.requests;
-    status->read_bytes = server->counters.read_bytes;
-    status->write_bytes = server->counters.write_bytes;
     status->payload_bytes = buffer_pool_used(server->buffers);
     describe_state(server->store, texts, status);
     rpc_reply(call, &result);

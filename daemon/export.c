@@ -262,6 +262,8 @@ static void export_free(void *data)
     struct export *export = data;
     struct export_private *x = export->private;
 
+    sums_add(export->server->sums, export->handler_name, &export->tally);
+    tally_clear(&export->tally);
     extents_drop(export);
     expiry_drop(export);
     event_free(x->linger);

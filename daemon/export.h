@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "nbd-runner/handler.h"
+#include "counters.h"
 #include "handler.h"
 
 #define EXPORT_NAME_MAX 255      /* bytes */
@@ -54,12 +55,6 @@ struct export_spec {
     unsigned drain_timeout_s;   /* 0: the daemon's drain_timeout */
 };
 
-/* Counters of one export, and of the daemon. */
-struct export_counters {
-    uint64_t requests, errors;
-    uint64_t read_bytes, write_bytes, zero_bytes;
-};
-
 struct registry;
 struct server;
 
@@ -89,7 +84,7 @@ struct export {
 
     /* Written by the data path. */
     unsigned connections;              /* in transmission, or opening for it */
-    struct export_counters counters;
+    struct export_tally tally;         /* what is counted about its requests */
     unsigned blocking;                 /* requests on workers, for a handler that blocks */
     struct request *blocked, **blocked_tail; /* that wait for a worker */
     uint64_t changes;                  /* counts changes of the content, see extents.h */

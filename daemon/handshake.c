@@ -246,6 +246,7 @@ static void start_transmission(struct connection *conn, struct export *export,
     if (!has_contexts(conn, export))
         conn->contexts = 0;
     export->connections++;
+    tally_init_latencies(&export->tally);
     if (mapping != NULL)
         mapping_connected(mapping);
     connection_enter(conn, PHASE_TRANSMISSION);

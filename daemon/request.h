@@ -46,6 +46,7 @@ struct request {
     /* commands.c: */
     uint64_t cookie;          /* in network order, as it came */
     uint64_t offset, length;  /* of the request, or of this part of it */
+    int64_t started_ns;       /* when it was there as a whole; counters_now_ns() */
     uint64_t request_offset;  /* as the client gave it */
     struct read_group *group; /* of a part of a read, else NULL */
     unsigned contexts;        /* BLOCK_STATUS */

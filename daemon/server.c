@@ -23,11 +23,13 @@
 #include "listener.h"
 #include "log.h"
 #include "mapping.h"
+#include "metrics.h"
 #include "notify.h"
 #include "reload.h"
 #include "rpc/rpc_nbd.h"
 #include "rpc_server.h"
 #include "rpcbind.h"
+#include "setting.h"
 #include "store.h"
 
 #define WORKER_THREADS 64
@@ -79,6 +81,7 @@ struct server *server_new(struct config *config, struct nbd_failure *why)
     }
     server->workers = worker_pool_new(server->loop, WORKER_THREADS);
     load_handlers(server);
+    server->sums = sums_table_new();
     server->registry = registry_new(server);
     server->buffers = buffer_pool_new(server->loop, config->max_inflight_bytes);
     server->connections = connection_table_new(server, &limits);
@@ -171,6 +174,18 @@ static int listen_on(struct listener_set *set, char **hosts, int port, struct nb
     return r;
 }
 
+static int open_metrics(struct server *server, struct nbd_failure *why)
+{
+    g_autofree char *host = NULL;
+    int port;
+
+    if (server->config->metrics[0] == '\0')
+        return 0;
+    setting_parse_endpoint(server->config->metrics, &host, &port);
+    server->metrics = metrics_new(server);
+    return metrics_listen(server->metrics, host, port, why);
+}
+
 static int make_parent(const char *path, struct nbd_failure *why)
 {
     g_autofree char *directory = g_path_get_dirname(path);
@@ -242,11 +257,14 @@ static void make_roots(const struct config *config)
 static void announce(const struct server *server)
 {
     g_autoptr(GString) text = g_string_new(NULL);
-    const GPtrArray *sets[] = { listener_endpoints(server->rpc_listeners),
-                                listener_endpoints(server->nbd_listeners) };
+    const GPtrArray *sets[] = {
+        listener_endpoints(server->rpc_listeners), listener_endpoints(server->nbd_listeners),
+        server->metrics != NULL ? metrics_endpoints(server->metrics) : NULL,
+    };
+    static const char *const names[] = { "rpc", ", nbd", ", metrics" };
 
-    for (size_t i = 0; i < G_N_ELEMENTS(sets); i++) {
-        g_string_append(text, i == 0 ? "rpc" : ", nbd");
+    for (size_t i = 0; i < G_N_ELEMENTS(sets) && sets[i] != NULL; i++) {
+        g_string_append(text, names[i]);
         for (guint j = 0; j < sets[i]->len; j++) {
             const struct endpoint *e = sets[i]->pdata[j];
 
@@ -352,6 +370,8 @@ int server_start(struct server *server, enum exit_code *ret_exit, struct nbd_fai
     server->rpc_listeners = listener_set_new(server->loop, on_rpc_accept, server);
     *ret_exit = EXIT_BIND;
     r = open_ports(server, why);
+    if (r == 0)
+        r = open_metrics(server, why);
     if (r < 0)
         return r;
     *ret_exit = EXIT_CONFIG;
@@ -545,6 +565,7 @@ void server_free(struct server *server)
         log_warning("requests are still with the storage: ending without cleaning up");
         _exit(EXIT_RUNTIME);
     }
+    metrics_free(server->metrics);
     listener_set_free(server->rpc_listeners);
     listener_set_free(server->nbd_listeners);
     rpc_server_free(server->rpc);
@@ -557,6 +578,7 @@ void server_free(struct server *server)
     job_table_free(server->jobs);
     mapping_table_free(server->mappings);
     registry_free(server->registry);
+    sums_table_free(server->sums);
     handler_set_free(server->handlers);
     worker_pool_free(server->workers);
     buffer_pool_free(server->buffers);

@@ -22,6 +22,7 @@ struct server {
     struct worker_pool *workers;      /* handlers' blocking calls */
     struct nbd_config handler_config;
     struct handler_set *handlers;
+    struct sums_table *sums;          /* counters by handler */
     struct registry *registry;
     struct buffer_pool *buffers;      /* memory for payloads */
     struct connection_table *connections; /* NBD clients */
@@ -33,11 +34,11 @@ struct server {
     struct control_gate *gate;        /* * */
     struct listener_set *rpc_listeners; /* * */
     struct listener_set *nbd_listeners;
+    struct metrics *metrics;          /* NULL: not wanted */
 
     char boot_id[37];                 /* of this run of the daemon */
     int64_t started_us;
     bool stopping;                    /* draining: no new connections or jobs */
-    struct export_counters counters;  /* of exports that are gone, and of the rest */
 };
 
 /* Exit codes of nbd-runner(8). */

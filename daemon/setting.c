@@ -195,6 +195,36 @@ static int set_host(struct config *config, const struct assignment *a, struct nb
     return 0;
 }
 
+bool setting_parse_endpoint(const char *text, char **ret_host, int *ret_port)
+{
+    const char *colon = strrchr(text, ':');
+    g_autofree char *written = NULL, *host = NULL;
+    gint64 port;
+
+    if (colon == NULL || !g_ascii_string_to_signed(colon + 1, 10, 0, 65535, &port, NULL))
+        return false;
+    written = g_strndup(text, (gsize)(colon - text));
+    host = without_brackets(written);
+    if ((*host != '\0' && !is_host(host)) || (strchr(host, ':') != NULL && *written != '['))
+        return false;
+    *ret_host = g_steal_pointer(&host);
+    *ret_port = (int)port;
+    return true;
+}
+
+static int set_endpoint(struct config *config, const struct assignment *a,
+                        struct nbd_failure *why)
+{
+    g_autofree char *host = NULL;
+    int port;
+
+    if (*a->text != '\0' && !setting_parse_endpoint(a->text, &host, &port))
+        return bad_value(a, why, "is not HOST:PORT; give such as localhost:9111, [::1]:9111, "
+                                 "or :9111 for every address");
+    replace_string(setting_field(config, a->setting), g_strdup(a->text));
+    return 0;
+}
+
 static int add_network(struct config *config, const struct assignment *a,
                        struct nbd_failure *why)
 {
@@ -498,6 +528,9 @@ const struct setting settings[] = {
       .set = set_text, AT(user) },
     { .options = "-g --group", .keys = "group", .argument = "GID",
       .help = "run as this group", .set = set_text, AT(group) },
+    { .options = "--metrics", .keys = "metrics", .argument = "HOST:PORT",
+      .help = "OpenMetrics and health over HTTP, empty: none (none)", .set = set_endpoint,
+      AT(metrics) },
     { .keys = "rpc_max_clients", .argument = "N", .set = set_unsigned, AT(rpc_max_clients),
       .min = 1, .max = 100000, .live = true },
     { .keys = "negotiation_timeout", .argument = "S", .set = set_unsigned,

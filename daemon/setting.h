@@ -64,6 +64,9 @@ bool setting_parse_size(const char *text, uint64_t *ret_bytes);
 /* Does it fit into a socket address? `where` begins the sentence. */
 int setting_check_socket(const char *where, const char *path, struct nbd_failure *why);
 
+/* "HOST:PORT", "[V6]:PORT", ":PORT" (every address: host ""). False: it is none of these. */
+bool setting_parse_endpoint(const char *text, char **ret_host, int *ret_port);
+
 /* Appends to the layer, an array of assignments. Takes over `where` and `text`. */
 void assignment_add(GPtrArray *layer, const struct setting *setting, char *where, char *text,
                     const char *base);

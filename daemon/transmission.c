@@ -161,12 +161,12 @@ static bool reply_error(struct connection *conn, const struct command *cmd,
                         const struct refusal *refusal)
 {
     uint8_t *to = connection_reserve(conn, REPLY_HEAD_MAX + ERROR_TEXT_MAX);
+    uint32_t wire = reply_wire_error(refusal->error, cmd->type);
 
     if (to == NULL)
         return false;
-    conn->export->counters.errors++;
-    connection_commit(conn, reply_put_error(conn, to, cmd->cookie, cmd->offset,
-                                            reply_wire_error(refusal->error, cmd->type),
+    conn->export->tally.now.errors[error_kind_of(wire)]++;
+    connection_commit(conn, reply_put_error(conn, to, cmd->cookie, cmd->offset, wire,
                                             refusal->text));
     return true;
 }
@@ -345,7 +345,8 @@ size_t transmission_receive(struct connection *conn, const struct input *input)
     n = receive_command(conn, &cmd, input);
     if (n > 0) {
         conn->requests++;
-        conn->export->counters.requests++;
+        if (cmd.type < N_COMMANDS)
+            conn->export->tally.now.requests[cmd.type]++;
     }
     return n;
 }

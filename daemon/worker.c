@@ -65,6 +65,16 @@ bool worker_pool_is_busy(const struct worker_pool *pool)
     return atomic_load(&pool->unfinished) > 0;
 }
 
+void worker_pool_count(const struct worker_pool *pool, unsigned *ret_running,
+                       unsigned *ret_queued)
+{
+    unsigned unfinished = atomic_load(&pool->unfinished);
+    unsigned queued = g_thread_pool_unprocessed(pool->threads);
+
+    *ret_queued = MIN(queued, unfinished);
+    *ret_running = unfinished - *ret_queued;
+}
+
 void worker_pool_free(struct worker_pool *pool)
 {
     if (pool == NULL)

@@ -16,6 +16,10 @@ struct worker_pool *worker_pool_new(struct loop *loop, unsigned threads);
 /* Any call that waits or runs, or whose done() has not run? */
 bool worker_pool_is_busy(const struct worker_pool *pool);
 
+/* Calls that run, or whose done() has not run; calls that wait for a thread. */
+void worker_pool_count(const struct worker_pool *pool, unsigned *ret_running,
+                       unsigned *ret_queued);
+
 /* Waits for what is running or queued; their done() calls have been posted to the loop. */
 void worker_pool_free(struct worker_pool *pool);
 

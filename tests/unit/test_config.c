@@ -141,7 +141,8 @@ static const struct { const char *spelling, *value; } options[] = {
     { "--pidfile", "/x" }, { "--lockfile", "/x" }, { "--handler-dir", "/x" },
     { "--rpc-socket", "/x" }, { "--nbd-socket", "/x" }, { "--file-root", "/x" },
     { "--rpc-allow", "::1" }, { "--log-level", "info" }, { "--log-target", "stderr" },
-    { "-u", "u" }, { "--user", "u" }, { "-g", "g" }, { "--group", "g" },
+    { "--log-target", "journal" }, { "--metrics", "localhost:0" }, { "--metrics", "[::1]:9" },
+    { "--metrics", ":9111" }, { "-u", "u" }, { "--user", "u" }, { "-g", "g" }, { "--group", "g" },
     { "--foreground", NULL }, { "--check-config", NULL },
 };
 
@@ -217,6 +218,11 @@ static void values_are_checked(void **state)
         { "nbd-runner --log-level loud", "is no log level" },
         { "nbd-runner --log-target printer", "is no log target" },
         { "nbd-runner --log-target file:", "is no log target" },
+        { "nbd-runner --log-target stderr:x", "is no log target" },
+        { "nbd-runner --metrics localhost", "is not HOST:PORT" },
+        { "nbd-runner --metrics localhost:65536", "is not HOST:PORT" },
+        { "nbd-runner --metrics ::1:9111", "is not HOST:PORT" },
+        { "nbd-runner --metrics a,b:9111", "is not HOST:PORT" },
         { "nbd-runner --state=", "a path is needed" },
         { "nbd-runner --user=", "a name or number is needed" },
     };

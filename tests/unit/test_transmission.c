@@ -60,6 +60,49 @@ static struct client *client_with(struct harness *harness, const char *name,
     return client;
 }
 
+/* ---- Counters ---- */
+
+/* Whichever way a request is answered, at once or from a thread, it is counted once and its
+ * time is taken once. */
+static void each_request_is_counted_and_timed_once(void **state)
+{
+    static const char *const exports[] = { "mem", "thread", "direct" };
+    uint8_t data[70000] = { 1 };
+
+    for (size_t e = 0; e < G_N_ELEMENTS(exports); e++) {
+        struct client *client = client_on(*state, exports[e]);
+        struct export *export = registry_find(client->harness->server->registry, exports[e]);
+        const struct export_counters *counters = &export->tally.now;
+        const struct latencies *latencies = &export->tally.latencies->now;
+
+        for (int i = 0; i < 3; i++) {
+            client_awaits(client, client_writes(client, 0, 0, data, sizeof(data)));
+            client_awaits(client, client_writes(client, 0, 0, data, 512));
+            client_reads_back(client, 0, data, sizeof(data));
+            client_awaits(client, client_requests(client, NBD_CMD_FLUSH, 0, 0, 0));
+            client_awaits(client, client_requests(client, NBD_CMD_TRIM, 0, 0, 4096));
+            client_awaits(client, client_requests(client, NBD_CMD_WRITE_ZEROES, 0, 0, 8192));
+        }
+        client_awaits(client, client_requests(client, NBD_CMD_READ, 0, DISK_BYTES, 512));
+        assert_int_equal(counters->requests[NBD_CMD_READ], 4);
+        assert_int_equal(counters->requests[NBD_CMD_WRITE], 6);
+        assert_int_equal(counters->requests[NBD_CMD_FLUSH], 3);
+        assert_int_equal(counters->bytes[BYTES_READ], 3 * sizeof(data));
+        assert_int_equal(counters->bytes[BYTES_WRITTEN], 3 * (sizeof(data) + 512));
+        assert_int_equal(counters->bytes[BYTES_TRIMMED], 3 * 4096);
+        assert_int_equal(counters->bytes[BYTES_ZEROED], 3 * 8192);
+        assert_int_equal(counters->errors[ERROR_EINVAL], 1);
+        assert_int_equal(counters_errors(counters), 1);
+        assert_int_equal(histogram_count(&latencies->of[LATENCY_READ]), 3);
+        assert_int_equal(histogram_count(&latencies->of[LATENCY_WRITE]), 6);
+        assert_int_equal(histogram_count(&latencies->of[LATENCY_FLUSH]), 3);
+        assert_int_equal(histogram_count(&latencies->of[LATENCY_ZERO]), 6);
+        /* The test's own clock bounds what can have been measured. */
+        assert_true(latencies->of[LATENCY_READ].sum_ns > 0);
+        assert_true(latencies->of[LATENCY_READ].sum_ns < UINT64_C(60000000000));
+    }
+}
+
 /* ---- Commands that succeed ---- */
 
 static void what_was_written_is_read_back(void **state)
@@ -755,6 +798,7 @@ int main(void)
 {
 #define A_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
+        A_TEST(each_request_is_counted_and_timed_once),
         A_TEST(what_was_written_is_read_back),
         A_TEST(the_first_and_the_last_byte_can_be_reached),
         A_TEST(trim_and_zeroes_clear_what_was_written),
