@@ -62,6 +62,8 @@ static const struct {
     PROCEDURE(NR_JOB_CANCEL, nr_id_args, nr_job_res),
     PROCEDURE(NR_SYNC, nr_name_args, nr_job_res),
     PROCEDURE(NR_LOG_LEVEL, nr_level_args, nr_void_res),
+    [NR_HANDLERS] = {(xdrproc_t)xdr_nothing, (xdrproc_t)xdr_nr_handlers_res,
+                     sizeof(nr_handlers_res)},
     [NR_STATUS] = {(xdrproc_t)xdr_nothing, (xdrproc_t)xdr_nr_status_res,
                    sizeof(nr_status_res)},
     [NR_RELOAD] = {(xdrproc_t)xdr_nothing, (xdrproc_t)xdr_nr_reload_res,

@@ -51,6 +51,7 @@ int cmd_export_list(struct cli *cli, struct failure *why)
         print_export_row(table, g_ptr_array_index(listing.exports, i));
         json_object_array_add(array, export_json(g_ptr_array_index(listing.exports, i)));
     }
+    table_paint(table, "STATE");
     if (!cli->json)
         table_print(table, cli->out);
     json_object_object_add(cli_answer(cli), "exports", array);

@@ -75,6 +75,7 @@ int cmd_job_list(struct cli *cli, struct failure *why)
 
     while (r == 0 && more)
         r = print_jobs_page(cli, &after, table, array, &more, why);
+    table_paint(table, "STATE");
     if (r == 0 && !cli->json)
         table_print(table, cli->out);
     json_object_object_add(cli_answer(cli), "jobs", array);

@@ -239,6 +239,7 @@ static void print_rows(struct cli *cli, const GArray *rows)
         print_row(table, &g_array_index(rows, struct row, i), cli->backstore == NULL);
         json_object_array_add(array, row_json(&g_array_index(rows, struct row, i)));
     }
+    table_paint(table, "BS-STAT");
     if (!cli->json)
         table_print(table, cli->out);
     json_object_object_add(cli_answer(cli), "rows", array);

@@ -220,6 +220,7 @@ int cmd_clients(struct cli *cli, struct failure *why)
 
     while (r == 0 && more)
         r = print_clients_page(cli, &args, table, array, &more, why);
+    table_paint(table, "PHASE");
     if (r == 0 && !cli->json)
         table_print(table, cli->out);
     json_object_object_add(cli_answer(cli), "clients", array);

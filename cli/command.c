@@ -59,6 +59,7 @@ const struct command commands[] = {
      cmd_restore},
     {NULL, "reload", "read the configuration again", NULL, cmd_reload},
     {NULL, "log-level", "set what the daemon logs", words_log_level, cmd_log_level},
+    {NULL, "doctor", "what is not in order, and what to do about it", NULL, cmd_doctor},
     {NULL, "version", "versions of this tool and the protocol", NULL, cmd_version},
 };
 const size_t n_commands = G_N_ELEMENTS(commands);
@@ -410,6 +411,8 @@ static void print_failure(struct cli *cli, const struct failure *why)
 {
     json_object *error;
 
+    if (why->message[0] == '\0')
+        return; /* the answer says it all */
     fprintf(stderr, "%s: %s\n", cli->prefix, why->message);
     if (!cli->json)
         return;

@@ -108,6 +108,7 @@ int cmd_acl(struct cli *cli, struct failure *why);
 int cmd_clients(struct cli *cli, struct failure *why);
 int cmd_create(struct cli *cli, struct failure *why);
 int cmd_delete(struct cli *cli, struct failure *why);
+int cmd_doctor(struct cli *cli, struct failure *why);
 int cmd_export_add(struct cli *cli, struct failure *why);
 int cmd_export_list(struct cli *cli, struct failure *why);
 int cmd_export_remove(struct cli *cli, struct failure *why);

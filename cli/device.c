@@ -131,6 +131,39 @@ static bool find_family(struct nl_sock **ret_socket, int *ret_family)
     return true;
 }
 
+/* Nothing is loaded by looking a module up. */
+static enum driver_state module_state(void)
+{
+    struct kmod_ctx *ctx = kmod_new(NULL, NULL);
+    struct kmod_list *found = NULL, *allowed = NULL;
+    enum driver_state state = DRIVER_MISSING;
+
+    if (ctx != NULL) {
+        kmod_set_log_priority(ctx, 0);
+        kmod_module_new_from_lookup(ctx, "nbd", &found);
+    }
+    if (found != NULL) {
+        kmod_module_apply_filter(ctx, KMOD_FILTER_BLACKLIST, found, &allowed);
+        state = allowed != NULL ? DRIVER_LOADABLE : DRIVER_BLACKLISTED;
+    }
+    kmod_module_unref_list(allowed);
+    kmod_module_unref_list(found);
+    kmod_unref(ctx);
+    return state;
+}
+
+enum driver_state device_driver_state(void)
+{
+    struct nl_sock *socket;
+    int family;
+
+    if (find_family(&socket, &family)) {
+        nl_socket_free(socket);
+        return DRIVER_READY;
+    }
+    return access("/sys/module/nbd", F_OK) == 0 ? DRIVER_OLD : module_state();
+}
+
 int device_driver(bool may_load, struct failure *why)
 {
     struct nl_sock *socket;

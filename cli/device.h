@@ -26,6 +26,17 @@ struct device_setup {
     size_t n_sockets;
 };
 
+enum driver_state {
+    DRIVER_READY,       /* can be used */
+    DRIVER_LOADABLE,    /* its module is installed */
+    DRIVER_BLACKLISTED, /* but must not be loaded by itself */
+    DRIVER_OLD,         /* without netlink */
+    DRIVER_MISSING,
+};
+
+/* What there is; changes nothing. */
+enum driver_state device_driver_state(void);
+
 /* Make sure that the driver is there; loads its module unless told not to. */
 int device_driver(bool may_load, struct failure *why);
 

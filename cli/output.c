@@ -20,7 +20,52 @@
 struct table {
     GPtrArray *cells; /* the titles are the first row */
     guint n_columns;
+    guint painted; /* column of states; n_columns or more: none */
 };
+
+/* ---- Colours ---- */
+
+static bool has_colours(FILE *out)
+{
+    const char *no_color = g_getenv("NO_COLOR"), *terminal = g_getenv("TERM");
+
+    return (no_color == NULL || *no_color == '\0') && isatty(fileno(out)) &&
+           terminal != NULL && *terminal != '\0' && strcmp(terminal, "dumb") != 0;
+}
+
+void paint(FILE *out, enum colour colour, const char *format, ...)
+{
+    static const char *const codes[] = {
+        [COLOUR_GOOD] = "\033[32m", [COLOUR_BUSY] = "\033[33m", [COLOUR_BAD] = "\033[31m"};
+    bool is_painted = colour != COLOUR_NONE && has_colours(out);
+    va_list args;
+
+    if (is_painted)
+        fputs(codes[colour], out);
+    va_start(args, format);
+    vfprintf(out, format, args);
+    va_end(args);
+    if (is_painted)
+        fputs("\033[0m", out);
+}
+
+enum colour state_colour(const char *state)
+{
+    static const struct {
+        const char *word;
+        enum colour colour;
+    } words[] = {
+        {"ready", COLOUR_GOOD},      {"live", COLOUR_GOOD},       {"done", COLOUR_GOOD},
+        {"transmission", COLOUR_GOOD}, {"faulted", COLOUR_BAD},   {"dead", COLOUR_BAD},
+        {"failed", COLOUR_BAD},      {"created", COLOUR_NONE},    {"na", COLOUR_NONE},
+        {"mapped", COLOUR_NONE},     {"unmapped", COLOUR_NONE},
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(words); i++)
+        if (g_ascii_strcasecmp(words[i].word, state) == 0)
+            return words[i].colour;
+    return COLOUR_BUSY;
+}
 
 struct table *table_new(const char *const *titles)
 {
@@ -30,6 +75,7 @@ struct table *table_new(const char *const *titles)
     for (; *titles != NULL; titles++)
         table_add(table, *titles);
     table->n_columns = table->cells->len;
+    table->painted = table->n_columns;
     assert(table->n_columns <= TABLE_COLUMNS_MAX);
     return table;
 }
@@ -64,6 +110,13 @@ void table_add_format(struct table *table, const char *format, ...)
     table_add(table, text);
 }
 
+void table_paint(struct table *table, const char *title)
+{
+    for (guint i = 0; i < table->n_columns; i++)
+        if (strcmp(g_ptr_array_index(table->cells, i), title) == 0)
+            table->painted = i;
+}
+
 static int width_of(const char *text)
 {
     return g_utf8_validate(text, -1, NULL) ? (int)g_utf8_strlen(text, -1) : (int)strlen(text);
@@ -83,10 +136,14 @@ void table_print(const struct table *table, FILE *out)
         guint column = i % table->n_columns;
         const char *cell = g_ptr_array_index(table->cells, i);
 
+        paint(out,
+              column == table->painted && i >= table->n_columns ? state_colour(cell)
+                                                                : COLOUR_NONE,
+              "%s", cell);
         if (column == table->n_columns - 1)
-            fprintf(out, "%s\n", cell);
+            fputc('\n', out);
         else
-            fprintf(out, "%s%*s", cell, widths[column] - width_of(cell) + COLUMN_GAP, "");
+            fprintf(out, "%*s", widths[column] - width_of(cell) + COLUMN_GAP, "");
     }
 }
 

@@ -21,6 +21,8 @@ void table_free(struct table *table);
 void table_add(struct table *table, const char *text);
 __attribute__((format(printf, 2, 3))) void table_add_format(struct table *table,
                                                             const char *format, ...);
+/* Its cells are states, see state_colour(). */
+void table_paint(struct table *table, const char *title);
 void table_print(const struct table *table, FILE *out);
 
 /* Members of objects. A u64 beyond 2^63-1 is kept. An empty string becomes null where the
@@ -40,6 +42,13 @@ const char *time_text(int64_t time_us);
  * (g_free). */
 json_object *flags_json(uint32_t flags);
 char *flags_text(uint32_t flags);
+
+/* Colours of words on terminals; none with NO_COLOR, on a dumb terminal or in a file. */
+enum colour { COLOUR_NONE, COLOUR_GOOD, COLOUR_BUSY, COLOUR_BAD };
+__attribute__((format(printf, 3, 4))) void paint(FILE *out, enum colour colour,
+                                                 const char *format, ...);
+/* What the state of something looks like: "Live", "running", "faulted". */
+enum colour state_colour(const char *state);
 
 /* A line on stderr that redraws itself; nothing at all when stderr is no terminal. */
 void progress_show(const char *what, uint64_t done, uint64_t total);

@@ -60,6 +60,8 @@ static const struct rpc_procedure procedures[] = {
     [NR_JOB_CANCEL] = PROCEDURE("JOB_CANCEL", nr_id_args, nr_job_res, control_job_cancel),
     [NR_STATUS] = { .name = "STATUS", .encode_result = (xdrproc_t)xdr_nr_status_res,
                     .start = control_status },
+    [NR_HANDLERS] = { .name = "HANDLERS", .encode_result = (xdrproc_t)xdr_nr_handlers_res,
+                      .start = control_handlers },
     [NR_SYNC] = PROCEDURE("SYNC", nr_name_args, nr_job_res, control_sync),
     [NR_RELOAD] = { .name = "RELOAD", .encode_result = (xdrproc_t)xdr_nr_reload_res,
                     .start = control_reload },
@@ -293,6 +295,36 @@ void control_hello(struct rpc_call *call, void *args, void *arg)
     hello->handlers.handlers_val = handler_texts(server, texts, &hello->handlers.handlers_len);
     rpc_reply(call, &result);
     g_free(hello->handlers.handlers_val);
+    g_string_chunk_free(texts);
+}
+
+void control_handlers(struct rpc_call *call, void *args, void *arg)
+{
+    const struct handler_set *set = ((struct server *)arg)->handlers;
+    const GPtrArray *names = handler_names(set), *skipped = handler_skipped(set);
+    GStringChunk *texts = g_string_chunk_new(1024);
+    nr_handlers_res result = { .code = NR_OK };
+    nr_handlers *handlers = &result.nr_handlers_res_u.handlers;
+    nr_handler rows[64];
+
+    (void)args;
+    handlers->rows.rows_val = rows;
+    for (guint i = 0; i < names->len && handlers->rows.rows_len < G_N_ELEMENTS(rows); i++)
+        rows[handlers->rows.rows_len++] = (nr_handler){
+            .name = control_text(texts, names->pdata[i], NR_TEXT_MAX),
+            .file = control_text(texts, handler_file(set, names->pdata[i]), NR_TEXT_MAX),
+            .problem = (char *)"",
+        };
+    for (guint i = 0; i < skipped->len && handlers->rows.rows_len < G_N_ELEMENTS(rows); i++) {
+        const struct skipped_handler *one = skipped->pdata[i];
+
+        rows[handlers->rows.rows_len++] = (nr_handler){
+            .name = (char *)"",
+            .file = control_text(texts, one->file, NR_TEXT_MAX),
+            .problem = control_text(texts, one->reason, NR_MSG_MAX),
+        };
+    }
+    rpc_reply(call, &result);
     g_string_chunk_free(texts);
 }
 
