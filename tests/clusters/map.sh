@@ -45,3 +45,11 @@ holds_files() { # EXPORT
     for i in 1 2 3 4 5 6; do debugfs -R "dump file$i $T/share/file$i" "$T/fs" 2>/dev/null; done
     check "the files are those of the guest" bash -c 'cd "$0" && sha256sum -c --quiet sums' "$T/share"
 }
+
+# Again and again in the guest: make an export, map it, write, unmap and delete it.
+cycles_in_guest() { # HANDLER TARGET COUNT
+    "$SRCDIR/tests/kernel/uml" --timeout 200 --show "$SRCDIR" --show "$BUILDDIR" --tap $TAP \
+        "$CLUSTERS/cycles-guest.sh" "$1" "$2" "$HOST_IP:$(port_of rpc)" "$3" >"$T/guest" 2>&1
+    same "the guest ends with 0" 0 $?
+    cat "$T/guest"
+}

@@ -196,30 +196,6 @@ rm "$T/phase"
 check "the client goes on" timeout 60 tail --pid=$client -f /dev/null
 same "with an error once, then with data" "EIO in time True" "$(xargs <"$T/hasty")"
 
-# ---- no growth ----
-usage() { # resident KiB, threads, descriptors
-    awk '/^VmRSS/ {r = $2} /^Threads/ {t = $2} END {print r, t}' "/proc/$DAEMON/status"
-    ls "/proc/$DAEMON/fd" | wc -l
-}
-cycle() {
-    cli ceph create rbd/cycle size 8M >/dev/null &&
-        io ceph/rbd/cycle -c 'write -P 3 0 64k' -c 'read -P 3 0 64k' >/dev/null &&
-        await 10 cli ceph delete rbd/cycle
-}
-cycles() { local i; for ((i = 0; i < $1; i++)); do cycle || return 1; done; }
-check "create, use, delete: to warm up" cycles 10
-before=($(usage))
-check "50 times" cycles 50
-after=($(usage))
-echo "# KiB, threads, descriptors: ${before[*]}, then ${after[*]}"
-if ldd "$BUILDDIR/nbd-runner" | grep -q libasan; then
-    echo "# memory is not compared: AddressSanitizer keeps what is freed"
-else
-    check "memory does not grow" test $((after[0] - before[0])) -lt 8192
-fi
-check "nor do threads" test $((after[1] - before[1])) -lt 4
-check "nor do descriptors" test $((after[2] - before[2])) -lt 4
-
 check "the daemon ends with 0" stop_daemon
 
 # ---- no cluster, or one that hangs for good ----

@@ -15,4 +15,5 @@ check "create" cli ceph create rbd/disk size 64M
 map_in_guest ceph rbd/disk lose_an_osd
 holds_files ceph/rbd/disk
 same "delete says so" "Delete succeeded!" "$(cli ceph delete rbd/disk)"
+cycles_in_guest ceph rbd/cycle 20
 check "the daemon ends with 0" stop_daemon

@@ -19,4 +19,5 @@ holds_files gluster/vol/disk
 check "the brick heals" await 120 is_healed vol
 same "all replicas are equal" 1 "$(sha256sum "$G/vol"-{0,1,2}/disk | cut -d' ' -f1 | sort -u | wc -l)"
 same "delete says so" "Delete succeeded!" "$(cli gluster delete vol/disk)"
+cycles_in_guest gluster vol/cycle 20
 check "the daemon ends with 0" stop_daemon
