@@ -24,6 +24,11 @@
 /* How long a backstore stays open after its last user, for the next one to find it ready. */
 #define LINGER_S 3
 
+/* A backstore that does not open is tried again, after 1, 2, 4 ... 60 seconds. */
+#define RETRY_MIN_S 1
+#define RETRY_MAX_S 60
+#define TRIALS_MAX 4 /* attempts that nobody waits for, at once: they take workers */
+
 #define DETECT_ZEROES "detect-zeroes"
 
 enum backstore { CLOSED, OPEN };
@@ -55,6 +60,10 @@ struct export_private {
     bool parsed;        /* cfg_parse() has succeeded: destroy() is due */
     bool busy;          /* a call runs */
     bool close_soon;    /* do not linger */
+    bool try_now;       /* to open it, though nobody waits */
+    bool on_trial;      /* that attempt runs */
+    struct event *retry;
+    unsigned retry_s;   /* pause before the next attempt */
     bool removed;
     bool stale;         /* open, but its target names something else by now */
     unsigned users;
@@ -75,6 +84,9 @@ struct registry {
     GTree *by_name;       /* name -> struct export */
     GHashTable *by_store; /* "handler target" -> GPtrArray of struct export */
     GTree *leaving;       /* struct export -> itself, by name and id: removed, not yet gone */
+    unsigned trials;      /* that run */
+    bool checking;        /* every export is opened once; done up to ... */
+    char *checked;        /* ... this name; NULL: to none */
     void (*on_access_changed)(void *arg, struct export *export);
     void *access_arg;
 };
@@ -196,6 +208,8 @@ static void on_linger(evutil_socket_t fd, short what, void *arg)
     advance(export);
 }
 
+static void on_retry(evutil_socket_t fd, short what, void *arg);
+
 static void set_changeable(struct export *export, const struct export_spec *spec,
                            struct acl *acl)
 {
@@ -220,6 +234,8 @@ static struct export *export_new(struct registry *registry, const struct export_
     x->export = export;
     x->registry = registry;
     x->linger = evtimer_new(loop_base(registry->server->loop), on_linger, export);
+    x->retry = evtimer_new(loop_base(registry->server->loop), on_retry, export);
+    x->retry_s = RETRY_MIN_S;
     export->server = registry->server;
     if (spec->id != NULL) {
         g_strlcpy(export->id, spec->id, sizeof(export->id));
@@ -267,6 +283,7 @@ static void export_free(void *data)
     extents_drop(export);
     expiry_drop(export);
     event_free(x->linger);
+    event_free(x->retry);
     g_queue_clear(&x->waiters);
     g_hash_table_destroy(export->opts);
     g_free(x->opts);
@@ -344,6 +361,7 @@ void registry_free(struct registry *registry)
     g_tree_destroy(registry->by_name);
     g_hash_table_destroy(registry->by_store);
     g_tree_destroy(registry->leaving);
+    g_free(registry->checked);
     g_free(registry);
 }
 
@@ -574,6 +592,8 @@ void registry_remove(struct export *export, void (*on_gone)(void *arg), void *ar
     export->state = EXPORT_DRAINING;
     x->removed = true;
     x->close_soon = true;
+    x->try_now = false;
+    evtimer_del(x->retry);
     x->on_gone = on_gone;
     x->gone_arg = arg;
     advance(export);
@@ -829,42 +849,128 @@ static void answer_all(struct export_private *x, int result, const struct nbd_fa
         answer(x->waiters.head->data, result, why);
 }
 
+/* ---- Backstores that are away ---- */
+
+static void retry_later(struct export_private *x)
+{
+    if (!x->removed && !evtimer_pending(x->retry, NULL))
+        evtimer_add(x->retry, &(struct timeval){ .tv_sec = x->retry_s });
+    if (x->on_trial)
+        x->retry_s = MIN(2 * x->retry_s, RETRY_MAX_S);
+}
+
+static void on_retry(evutil_socket_t fd, short what, void *arg)
+{
+    struct export *export = arg;
+    struct export_private *x = export->private;
+
+    (void)fd;
+    (void)what;
+    if (x->registry->trials >= TRIALS_MAX) {
+        evtimer_add(x->retry, &(struct timeval){ .tv_sec = RETRY_MIN_S });
+        return;
+    }
+    x->try_now = true;
+    advance(export);
+}
+
+/* Open the exports that have not been looked at since the start, some at a time. */
+static void check_more(struct registry *registry)
+{
+    while (registry->checking && registry->trials < TRIALS_MAX) {
+        struct export *export = registry_next(registry, registry->checked);
+
+        if (export == NULL) {
+            registry->checking = false;
+            return;
+        }
+        g_free(registry->checked);
+        registry->checked = g_strdup(export->name);
+        if (export->handler == NULL || export->state != EXPORT_READY ||
+            export->private->backstore == OPEN)
+            continue;
+        export->private->try_now = true;
+        advance(export);
+    }
+}
+
+void registry_check_all(struct registry *registry)
+{
+    registry->checking = true;
+    g_clear_pointer(&registry->checked, g_free);
+    check_more(registry);
+}
+
+/* ---- The end of an attempt to open ---- */
+
+static void open_succeeded(struct export *export, const struct call *call)
+{
+    struct export_private *x = export->private;
+
+    x->backstore = OPEN;
+    x->close_soon = x->removed || (x->on_trial && x->waiters.length == 0);
+    x->retry_s = RETRY_MIN_S;
+    evtimer_del(x->retry);
+    take_facts(export, call);
+    save_handler_data(export);
+    if (export->state != EXPORT_FAULTED)
+        return;
+    export->state = EXPORT_READY;
+    log_event(NBD_LOG_INFO, export->name, NULL, "export \"%s\" is back: its backstore opened",
+              export->name);
+}
+
+/* The same sentence again is no news. */
+static void open_failed(struct export *export, const struct nbd_failure *why)
+{
+    bool same = export->state == EXPORT_FAULTED &&
+                strcmp(export->fault.message, why->message) == 0;
+
+    log_event(same ? NBD_LOG_DEBUG : NBD_LOG_WARNING, export->name, NULL,
+              "export \"%s\" cannot be opened: %s", export->name, why->message);
+    export->fault = *why;
+    if (export->state == EXPORT_READY)
+        export->state = EXPORT_FAULTED;
+    if (export->state == EXPORT_FAULTED)
+        retry_later(export->private);
+}
+
+static void end_trial(struct export_private *x)
+{
+    if (!x->on_trial)
+        return;
+    x->on_trial = false;
+    x->registry->trials--;
+    check_more(x->registry);
+}
+
 static void end_open(struct call *call)
 {
     struct export *export = call->export;
     struct export_private *x = export->private;
 
-    if (call->result == 0) {
-        x->backstore = OPEN;
-        x->close_soon = x->removed;
-        take_facts(export, call);
-        save_handler_data(export);
-        if (export->state == EXPORT_FAULTED)
-            log_event(NBD_LOG_INFO, export->name, NULL,
-                      "export \"%s\" is back: its backstore opened", export->name);
-        if (export->state == EXPORT_FAULTED)
-            export->state = EXPORT_READY;
-    } else {
-        log_event(NBD_LOG_WARNING, export->name, NULL,
-                  "export \"%s\" cannot be opened: %s", export->name, call->why.message);
-        export->fault = call->why;
-        if (export->state == EXPORT_READY)
-            export->state = EXPORT_FAULTED;
-    }
+    if (call->result == 0)
+        open_succeeded(export, call);
+    else
+        open_failed(export, &call->why);
     answer_all(x, call->result, &call->why);
-    if (x->backstore == OPEN && x->users == 0) /* nobody waits any more */
+    if (x->backstore == OPEN && x->users == 0 && !x->close_soon) /* nobody waits any more */
         start_linger(x);
+    end_trial(x);
 }
 
 static void on_wait_too_long(evutil_socket_t fd, short what, void *arg)
 {
     struct waiter *waiter = arg;
+    const struct export *export = waiter->x->export;
     struct nbd_failure why;
 
     (void)fd;
     (void)what;
     nbd_fail(&why, ETIMEDOUT, "the %s backstore %s did not open in time; the export keeps "
-             "trying", waiter->x->export->handler_name, waiter->x->export->target);
+             "trying%s%s", export->handler_name, export->target,
+             export->state == EXPORT_FAULTED ? "; it is faulted: " : "",
+             export->state == EXPORT_FAULTED ? export->fault.message : "");
     answer(waiter, -ETIMEDOUT, &why);
 }
 
@@ -1112,14 +1218,24 @@ static void tell_closed(struct export_private *x)
         on_closed(x->closed_arg);
 }
 
+static void start_open(struct export *export)
+{
+    struct export_private *x = export->private;
+
+    x->on_trial = x->try_now && x->waiters.length == 0;
+    x->registry->trials += x->on_trial;
+    x->try_now = false;
+    start_call(export, work_open, end_open);
+}
+
 static void advance_closed(struct export *export)
 {
     struct export_private *x = export->private;
 
     if (x->delete_done != NULL)
         start_call(export, work_delete, end_delete);
-    else if (x->waiters.length > 0)
-        start_call(export, work_open, end_open);
+    else if (x->waiters.length > 0 || x->try_now)
+        start_open(export);
     else if (x->removed && x->parsed)
         start_call(export, work_destroy, end_destroy);
     else if (x->removed)
@@ -1140,6 +1256,8 @@ static void advance(struct export *export)
         nbd_fail(&why, ENOENT, "export \"%s\" has been removed", export->name);
         answer_all(x, -ENOENT, &why);
     }
+    if (x->backstore == OPEN)
+        x->try_now = false; /* it is */
     if (x->backstore == CLOSED) {
         advance_closed(export);
     } else if (x->waiters.length > 0 && x->delete_done == NULL && !x->stale) {

@@ -23,7 +23,8 @@ enum export_state {
     EXPORT_CREATING, /* its backing store is being made; not to be connected to */
     EXPORT_READY,
     EXPORT_DRAINING, /* hidden; freed when the last user has left */
-    EXPORT_FAULTED,  /* could not be opened, or its handler is missing; see fault */
+    EXPORT_FAULTED,  /* could not be opened, or its handler is missing; see fault. Tried
+                        again now and then, and when somebody wants it */
 };
 
 enum export_origin { EXPORT_BY_RPC, EXPORT_BY_CONFIG, EXPORT_BY_COMMAND_LINE };
@@ -145,6 +146,9 @@ unsigned export_connection_limit(const struct export *export);
 /* Have on_changed(arg, export) called on the loop whenever an access list has changed. */
 void registry_watch_access(struct registry *registry,
                            void (*on_changed)(void *arg, struct export *export), void *arg);
+
+/* Open every export once, in the background, to know which of them are faulted. */
+void registry_check_all(struct registry *registry);
 
 /* Hide the name now. The export is DRAINING: its users go on. It is closed and freed when the
  * last one has left; then on_gone(arg), which may be NULL. While it has users and another

@@ -385,6 +385,7 @@ int server_start(struct server *server, enum exit_code *ret_exit, struct nbd_fai
     if (r < 0)
         return r;
     announce(server);
+    registry_check_all(server->registry);
     if (is_public(config))
         worker_run(server->workers, work_register, NULL, server->config);
     return 0;

@@ -10,6 +10,7 @@
  *   op=read            ... if they are of this kind: read write flush trim cache zeroes any
  *   every=N            ... and then each Nth of them
  *   open_delay_ms=N, open_hold=PATH, open_error=EIO    the same for map()
+ *   open_error_if=PATH                                 ... as long as this file exists
  *   create_error=EIO                                   the same for create()
  *   holes=true         says that each second piece of 64 KiB is a hole
  *   extents_hold=PATH  says nothing about holes as long as this file exists
@@ -35,7 +36,7 @@ struct fault {
     uint64_t delay_ms, open_delay_ms, every, op;
     uint64_t error, open_error, create_error;
     bool on_thread, holes;
-    const char *hold, *open_hold, *extents_hold; /* the daemon's, as dev->opts */
+    const char *hold, *open_hold, *open_error_if, *extents_hold; /* the daemon's, as dev->opts */
 
     uint64_t seen; /* requests that `op` means; loop thread */
 
@@ -151,6 +152,8 @@ static bool parse_opt(struct fault *fault, const struct nbd_opt *opt)
         fault->hold = opt->value;
     else if (strcmp(opt->key, "open_hold") == 0)
         fault->open_hold = opt->value;
+    else if (strcmp(opt->key, "open_error_if") == 0)
+        fault->open_error_if = opt->value;
     else if (strcmp(opt->key, "extents_hold") == 0)
         fault->extents_hold = opt->value;
     else if (strcmp(opt->key, "holes") == 0 && strcmp(opt->value, "true") == 0)
@@ -268,7 +271,8 @@ static int map(struct nbd_device *dev, struct nbd_failure *why)
 
     sleep_ms(fault->open_delay_ms);
     sleep_while_exists(fault->open_hold);
-    if (fault->open_error != 0)
+    if (fault->open_error != 0 &&
+        (fault->open_error_if == NULL || access(fault->open_error_if, F_OK) == 0))
         return nbd_fail(why, (int)fault->open_error, "open_error=%s",
                         strerror((int)fault->open_error));
     r = size_settle(dev, &fault->size, why);

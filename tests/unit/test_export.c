@@ -427,6 +427,112 @@ static void a_late_open_that_nobody_wants_any_more_is_closed_again(void **state)
     harness_wait(f->harness, is_closed, fifo);
 }
 
+/* ---- Backstores that are away ---- */
+
+static struct export *away(struct fixture *f, const char *name, const char *error,
+                           char **ret_path)
+{
+    g_autofree char *opts = NULL;
+
+    *ret_path = harness_path(f->harness, name);
+    assert_true(g_file_set_contents(*ret_path, "", 0, NULL));
+    opts = g_strdup_printf("size=1M open_error=%s open_error_if=%s", error, *ret_path);
+    return harness_add_export(f->harness, name, "fault", name, opts, false);
+}
+
+static bool is_ready(void *export)
+{
+    return ((struct export *)export)->state == EXPORT_READY;
+}
+
+static bool is_faulted(void *export)
+{
+    return ((struct export *)export)->state == EXPORT_FAULTED;
+}
+
+static void a_backstore_that_does_not_open_is_tried_again_and_comes_back(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *path = NULL;
+    struct export *export = away(f, "lun", "EIO", &path);
+    unsigned before;
+
+    assert_int_equal(opens(f, export).result, -EIO);
+    assert_int_equal(export->state, EXPORT_FAULTED);
+    assert_string_equal(export->fault.message, "open_error=Input/output error");
+    before = harness_count_in_log(f->harness, "cannot be opened");
+    unlink(path);
+    harness_wait(f->harness, is_ready, export); /* with nobody asking */
+
+    assert_int_equal(before, 1);
+    assert_int_equal(harness_count_in_log(f->harness, "is back"), 1);
+    assert_int_equal(opens(f, export).result, 0);
+    export_close(export);
+}
+
+static void who_wants_a_faulted_export_does_not_wait_for_the_next_attempt(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *path = NULL;
+    struct export *export = away(f, "lun", "EIO", &path);
+
+    assert_int_equal(opens(f, export).result, -EIO);
+    unlink(path);
+    assert_int_equal(opens(f, export).result, 0);
+
+    assert_int_equal(export->state, EXPORT_READY);
+    export_close(export);
+}
+
+static void a_faulted_export_that_is_removed_is_not_tried_again(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *path = NULL;
+    struct export *export = away(f, "lun", "EIO", &path);
+    struct outcome gone = { 0 };
+
+    assert_int_equal(opens(f, export).result, -EIO);
+    registry_remove(export, on_event, &gone);
+
+    harness_wait(f->harness, has_ended, &gone);
+}
+
+static bool are_checked(void *registry)
+{
+    for (struct export *e = registry_next(registry, NULL); e != NULL;
+         e = registry_next(registry, e->name))
+        if (e->flags == 0 && e->state == EXPORT_READY)
+            return false;
+    return true;
+}
+
+static void every_export_is_looked_at_once_and_closed_again(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *hold = harness_path(f->harness, "hold");
+    g_autofree char *held = g_strdup_printf("size=1M open_hold=%s", hold);
+    g_autofree char *path = NULL;
+    struct export *disk = plain_disk(f, f->path), *lun = away(f, "lun", "EIO", &path);
+    struct export *stuck;
+
+    assert_true(g_file_set_contents(hold, "", 0, NULL));
+    stuck = harness_add_export(f->harness, "a", "fault", "stuck", held, false);
+    for (int i = 0; i < 40; i++) {
+        g_autofree char *name = g_strdup_printf("mem%d", i);
+
+        harness_add_export(f->harness, name, "mem", name, "size=1M", false);
+    }
+    registry_check_all(f->registry);
+    harness_wait(f->harness, is_faulted, lun);
+    harness_wait(f->harness, is_closed, f->path);
+    assert_int_equal(disk->state, EXPORT_READY);
+    assert_int_equal(disk->size, 16);
+    assert_int_equal(stuck->flags, 0); /* one that hangs does not hold the others up */
+    unlink(hold);
+
+    harness_wait(f->harness, are_checked, f->registry);
+}
+
 /* ---- Removing ---- */
 
 static void a_removed_export_is_hidden_at_once_and_gone_after_its_last_user(void **state)
@@ -615,6 +721,10 @@ int main(void)
         A_TEST(an_open_that_fails_says_why_and_may_succeed_later),
         A_TEST(who_waits_too_long_is_told_and_the_late_open_is_kept_for_a_while),
         A_TEST(a_late_open_that_nobody_wants_any_more_is_closed_again),
+        A_TEST(a_backstore_that_does_not_open_is_tried_again_and_comes_back),
+        A_TEST(who_wants_a_faulted_export_does_not_wait_for_the_next_attempt),
+        A_TEST(a_faulted_export_that_is_removed_is_not_tried_again),
+        A_TEST(every_export_is_looked_at_once_and_closed_again),
         A_TEST(a_removed_export_is_hidden_at_once_and_gone_after_its_last_user),
         A_TEST(an_export_that_was_never_opened_is_gone_at_once),
         A_TEST(who_waits_for_an_export_that_is_removed_is_told),
