@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <string.h>
 
+#include "handler_probe.h"
 #include "log.h"
 
 struct loaded {
@@ -22,6 +23,7 @@ struct loaded {
 struct handler_set {
     GHashTable *by_name; /* name in .handler -> struct loaded */
     GPtrArray *names;
+    GPtrArray *skipped; /* struct skipped_handler * */
 };
 
 struct nbd_watch {
@@ -142,9 +144,31 @@ static void loaded_free(void *data)
     g_free(loaded);
 }
 
-/* Calls handler_init() and copies what it returns; NULL and a line in the log when the
- * library is not right. */
-static struct loaded *init_library(void *library, const char *file,
+__attribute__((format(printf, 3, 4)))
+static void skip(struct handler_set *set, const char *file, const char *format, ...)
+{
+    struct skipped_handler *skipped = g_new0(struct skipped_handler, 1);
+    va_list args;
+
+    va_start(args, format);
+    skipped->reason = g_strdup_vprintf(format, args);
+    va_end(args);
+    skipped->file = g_strdup(file);
+    g_ptr_array_add(set->skipped, skipped);
+    log_error("handler %s skipped: %s", file, skipped->reason);
+}
+
+static void skipped_free(void *data)
+{
+    struct skipped_handler *skipped = data;
+
+    g_free(skipped->file);
+    g_free(skipped->reason);
+    g_free(skipped);
+}
+
+/* Calls handler_init() and copies what it returns; NULL when the library is not right. */
+static struct loaded *init_library(struct handler_set *set, void *library, const char *file,
                                    const struct nbd_config *config)
 {
     struct nbd_handler *(*init)(const struct nbd_config *) =
@@ -154,19 +178,19 @@ static struct loaded *init_library(void *library, const char *file,
     struct loaded *loaded;
 
     if (init == NULL || abi == NULL) {
-        log_error("handler %s skipped: it has no %s", file,
-                  init == NULL ? "handler_init()" : "ABI number; build it with our handler.h");
+        skip(set, file, "it has no %s",
+             init == NULL ? "handler_init()" : "ABI number; build it with our handler.h");
         return NULL;
     }
-    if (abi->version != NBD_HANDLER_ABI || abi->handler_size > sizeof(struct nbd_handler)) {
-        log_error("handler %s skipped: it was built for ABI %u (%u bytes), this daemon has %u "
-                  "(%zu bytes); rebuild it", file, abi->version, abi->handler_size,
-                  NBD_HANDLER_ABI, sizeof(struct nbd_handler));
+    if (!handler_abi_fits(abi)) {
+        skip(set, file, "it was built for ABI %u (%u bytes), this daemon has %u (%zu bytes); "
+             "rebuild it", abi->version, abi->handler_size, NBD_HANDLER_ABI,
+             sizeof(struct nbd_handler));
         return NULL;
     }
     handler = init(config);
     if (handler == NULL) {
-        log_error("handler %s skipped: its handler_init() failed", file);
+        skip(set, file, "its handler_init() failed");
         return NULL;
     }
     loaded = g_new0(struct loaded, 1);
@@ -174,31 +198,46 @@ static struct loaded *init_library(void *library, const char *file,
     return loaded;
 }
 
+static struct loaded *load_library(struct handler_set *set, const char *path, const char *file,
+                                   const struct nbd_config *config)
+{
+    g_autofree char *crash = NULL;
+    struct loaded *loaded;
+    void *library;
+
+    if (!handler_probe(path, config, &crash)) {
+        skip(set, file, "%s", crash);
+        return NULL;
+    }
+    library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (library == NULL) {
+        skip(set, file, "%s", dlerror());
+        return NULL;
+    }
+    loaded = init_library(set, library, file, config);
+    if (loaded == NULL) {
+        dlclose(library);
+        return NULL;
+    }
+    loaded->library = library;
+    loaded->file = g_strdup(file);
+    return loaded;
+}
+
 static void load_file(struct handler_set *set, const char *directory, const char *file,
                       const struct nbd_config *config)
 {
     g_autofree char *path = g_build_filename(directory, file, NULL);
-    void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    struct loaded *loaded, *other;
+    struct loaded *loaded = load_library(set, path, file, config), *other;
     const char *wrong;
 
-    if (library == NULL) {
-        log_error("handler %s skipped: %s", file, dlerror());
+    if (loaded == NULL)
         return;
-    }
-    loaded = init_library(library, file, config);
-    if (loaded == NULL) {
-        dlclose(library);
-        return;
-    }
-    loaded->library = library;
-    loaded->file = g_strdup(file);
     wrong = complaint(&loaded->handler);
     other = wrong == NULL ? g_hash_table_lookup(set->by_name, loaded->handler.name) : NULL;
     if (wrong != NULL || other != NULL) {
-        log_error("handler %s skipped: %s%s", file,
-                  wrong != NULL ? wrong : "its name is taken by ",
-                  wrong != NULL ? "" : other->file);
+        skip(set, file, "%s%s", wrong != NULL ? wrong : "its name is taken by ",
+             wrong != NULL ? "" : other->file);
         loaded_free(loaded);
         return;
     }
@@ -238,6 +277,7 @@ struct handler_set *handler_set_load(const char *directory, struct nbd_config *c
     config->host = &host;
     set->by_name = g_hash_table_new_full(g_str_hash, g_str_equal, NULL, loaded_free);
     set->names = g_ptr_array_new();
+    set->skipped = g_ptr_array_new_with_free_func(skipped_free);
     if (n < 0)
         log_error("cannot read the handler directory %s: %s", directory, strerror(errno));
     for (int i = 0; i < n; i++) {
@@ -257,6 +297,7 @@ void handler_set_free(struct handler_set *set)
     if (set == NULL)
         return;
     g_ptr_array_free(set->names, TRUE);
+    g_ptr_array_free(set->skipped, TRUE);
     g_hash_table_destroy(set->by_name);
     g_free(set);
 }
@@ -271,4 +312,16 @@ const struct nbd_handler *handler_find(const struct handler_set *set, const char
 const GPtrArray *handler_names(const struct handler_set *set)
 {
     return set->names;
+}
+
+const char *handler_file(const struct handler_set *set, const char *name)
+{
+    struct loaded *loaded = g_hash_table_lookup(set->by_name, name);
+
+    return loaded != NULL ? loaded->file : NULL;
+}
+
+const GPtrArray *handler_skipped(const struct handler_set *set)
+{
+    return set->skipped;
 }

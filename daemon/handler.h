@@ -28,4 +28,16 @@ const struct nbd_handler *handler_find(const struct handler_set *set, const char
 /* Names of the loaded handlers, sorted; the array is the set's. */
 const GPtrArray *handler_names(const struct handler_set *set);
 
+/* The library of a handler, without its directory; NULL: not loaded. */
+const char *handler_file(const struct handler_set *set, const char *name);
+
+/* A library that was not loaded, and why. */
+struct skipped_handler {
+    char *file;
+    char *reason;
+};
+
+/* struct skipped_handler *, in the order of the files; the array is the set's. */
+const GPtrArray *handler_skipped(const struct handler_set *set);
+
 #endif

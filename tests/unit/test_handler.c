@@ -51,6 +51,8 @@ static void a_bad_handler_is_skipped_with_one_line_that_says_why(void **state)
         { "libnullinit_handler.so", "handler_init() failed" },
         { "libundef_handler.so", "a_function_that_nobody_has" },
         { "libtext_handler.so", "libtext_handler.so" },
+        { "libcrash_handler.so", "it crashed while it was loaded, or in its handler_init()" },
+        { "libquits_handler.so", "ended the process with status 7" },
     };
     static const char *const names[] = { "fault", "plain", NULL };
     g_autofree char *directory = g_dir_make_tmp("nbd-runner-test-XXXXXX", NULL);
@@ -58,6 +60,7 @@ static void a_bad_handler_is_skipped_with_one_line_that_says_why(void **state)
     static const char *const files[] = {
         "libbadabi_handler.so", "libnoinit_handler.so", "libnullinit_handler.so",
         "libundef_handler.so", "libfault_handler.so", "libplain_handler.so",
+        "libcrash_handler.so", "libquits_handler.so",
     };
     g_autofree char *text = g_build_filename(directory, "libtext_handler.so", NULL);
     g_autofree char *other = g_build_filename(directory, "README", NULL);
@@ -76,6 +79,9 @@ static void a_bad_handler_is_skipped_with_one_line_that_says_why(void **state)
 
     assert_handlers(harness, names);
     assert_int_equal(harness_count_in_log(harness, "skipped"), G_N_ELEMENTS(bad));
+    assert_int_equal(handler_skipped(harness->server->handlers)->len, G_N_ELEMENTS(bad));
+    assert_string_equal(handler_file(harness->server->handlers, "plain"),
+                        "libplain_handler.so");
     for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
         g_autofree char *line = g_strdup_printf("handler %s skipped: ", bad[i].file);
 
