@@ -23,6 +23,7 @@ struct config {
     char *pid_file;     /* "" = none */
     char *lock_file;    /* "" = none */
     char *handler_dir;
+    const char *only_handler; /* of `serve`: the one that it needs, not owned; else NULL: all */
     char **file_roots;  /* absolute directories */
     char **rpc_hosts;   /* empty: every address */
     char **nbd_hosts;   /* empty: every address */

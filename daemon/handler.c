@@ -261,9 +261,11 @@ static int by_text(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-struct handler_set *handler_set_load(const char *directory, struct nbd_config *config,
-                                     struct loop *loop, struct worker_pool *workers)
+struct handler_set *handler_set_load(const char *directory, const char *only,
+                                     struct nbd_config *config, struct loop *loop,
+                                     struct worker_pool *workers)
 {
+    g_autofree char *only_file = only != NULL ? g_strdup_printf("lib%s_handler.so", only) : NULL;
     struct handler_set *set = g_new0(struct handler_set, 1);
     struct dirent **files = NULL;
     int n = scandir(directory, &files, is_handler_file, by_bytes);
@@ -281,7 +283,8 @@ struct handler_set *handler_set_load(const char *directory, struct nbd_config *c
     if (n < 0)
         log_error("cannot read the handler directory %s: %s", directory, strerror(errno));
     for (int i = 0; i < n; i++) {
-        load_file(set, directory, files[i]->d_name, config);
+        if (only == NULL || strcmp(files[i]->d_name, only_file) == 0)
+            load_file(set, directory, files[i]->d_name, config);
         free(files[i]);
     }
     free(files);

@@ -14,11 +14,13 @@
 
 struct handler_set;
 
-/* Load every libXXX_handler.so of the directory, in byte order of the names. A library that
+/* Load every libXXX_handler.so of the directory, in byte order of the names; with `only` the
+ * one whose XXX that is (libraries of clusters take tens of milliseconds each). A library that
  * is not right is logged and skipped. `config` gives threads, gluster_host, file_roots; its
  * strings must outlive the set. */
-struct handler_set *handler_set_load(const char *directory, struct nbd_config *config,
-                                     struct loop *loop, struct worker_pool *workers);
+struct handler_set *handler_set_load(const char *directory, const char *only,
+                                     struct nbd_config *config, struct loop *loop,
+                                     struct worker_pool *workers);
 /* No device may be left. */
 void handler_set_free(struct handler_set *set);
 

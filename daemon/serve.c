@@ -223,10 +223,13 @@ static void announce(const struct server *server, const struct export *export)
 static int serve(struct config *config, const struct serve_args *args)
 {
     struct nbd_failure why = { 0 };
-    struct server *server = server_new(config, &why);
-    struct export *export = server != NULL ? open_export(server, args, &why) : NULL;
+    struct server *server;
+    struct export *export;
     int code = EXIT_RUNTIME;
 
+    config->only_handler = args->handler;
+    server = server_new(config, &why);
+    export = server != NULL ? open_export(server, args, &why) : NULL;
     if (export != NULL && open_ports(server, args, &why) == 0) {
         announce(server, export);
         code = server_run(server);

@@ -56,7 +56,8 @@ static void load_handlers(struct server *server)
     server->handler_config.threads = server->config->threads;
     server->handler_config.gluster_host = server->config->gluster_host;
     server->handler_config.file_roots = (const char *const *)server->config->file_roots;
-    server->handlers = handler_set_load(server->config->handler_dir, &server->handler_config,
+    server->handlers = handler_set_load(server->config->handler_dir,
+                                        server->config->only_handler, &server->handler_config,
                                         server->loop, server->workers);
 }
 

@@ -48,8 +48,8 @@ static void start(struct fixture *fixture)
     *server = (struct server){ 0 };
     server->loop = loop_new();
     server->workers = worker_pool_new(server->loop, 1);
-    server->handlers = handler_set_load(fixture->dir, &server->handler_config, server->loop,
-                                        server->workers);
+    server->handlers = handler_set_load(fixture->dir, NULL, &server->handler_config,
+                                        server->loop, server->workers);
     server->config = config_new();
     server->registry = registry_new(server);
     server->mappings = mapping_table_new(server);
