@@ -202,7 +202,7 @@ json_object *client_json(const nr_client *client)
     return object;
 }
 
-static json_object *endpoints_json(const nr_endpoint *endpoints, u_int count)
+json_object *endpoints_json(const nr_endpoint *endpoints, u_int count)
 {
     json_object *array = json_object_new_array();
 

@@ -18,6 +18,8 @@ json_object *settings_json(const nr_settings *settings); /* cmd_set.c */
 json_object *acl_json(const nr_acl *acl);                 /* cmd_set.c */
 json_object *status_json(const nr_status *status);
 
+json_object *endpoints_json(const nr_endpoint *endpoints, u_int count);
+
 const char *export_state_word(nr_export_state state); /* "ready" */
 const char *map_state_word(nr_map_state state);       /* "live" */
 const char *job_kind_word(nr_job_kind kind);

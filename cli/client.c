@@ -64,6 +64,7 @@ static const struct {
     PROCEDURE(NR_LOG_LEVEL, nr_level_args, nr_void_res),
     [NR_HANDLERS] = {(xdrproc_t)xdr_nothing, (xdrproc_t)xdr_nr_handlers_res,
                      sizeof(nr_handlers_res)},
+    PROCEDURE(NR_COUNTERS, nr_counters_args, nr_counters_res),
     [NR_STATUS] = {(xdrproc_t)xdr_nothing, (xdrproc_t)xdr_nr_status_res,
                    sizeof(nr_status_res)},
     [NR_RELOAD] = {(xdrproc_t)xdr_nothing, (xdrproc_t)xdr_nr_reload_res,

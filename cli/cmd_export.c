@@ -4,6 +4,7 @@
  */
 #include "answer.h"
 #include "command.h"
+#include "counting.h"
 #include "listing.h"
 #include "output.h"
 #include "size.h"
@@ -34,22 +35,40 @@ static void print_export_row(struct table *table, const nr_export *x)
     table_add_format(table, "%s:%s", x->store.handler, x->store.target);
 }
 
+/* An export and what was counted about it. */
+static json_object *row_json(const nr_export *x, const struct counting *counting)
+{
+    json_object *object = export_json(x);
+
+    if (counting->head != NULL)
+        json_object_object_add(object, "counters",
+                               counters_row_json(counting_find(counting, x->name)));
+    return object;
+}
+
 int cmd_export_list(struct cli *cli, struct failure *why)
 {
     static const char *const titles[] = {"EXPORT", "STATE",    "SIZE",      "RO",
                                          "CONN",   "MAPPINGS", "BACKSTORE", NULL};
+    struct counting counting = {0};
     struct listing listing;
     struct table *table;
     json_object *array;
     int r = listing_fetch(cli, "", NR_L_ALL, &listing, why);
 
+    if (r == 0 && cli->json) {
+        r = counting_fetch(cli, "", &counting, why);
+        if (r != 0)
+            listing_clear(&listing);
+    }
     if (r != 0)
         return r;
     table = table_new(titles);
     array = json_object_new_array();
     for (guint i = 0; i < listing.exports->len; i++) {
         print_export_row(table, g_ptr_array_index(listing.exports, i));
-        json_object_array_add(array, export_json(g_ptr_array_index(listing.exports, i)));
+        json_object_array_add(array,
+                              row_json(g_ptr_array_index(listing.exports, i), &counting));
     }
     table_paint(table, "STATE");
     if (!cli->json)
@@ -57,6 +76,7 @@ int cmd_export_list(struct cli *cli, struct failure *why)
     json_object_object_add(cli_answer(cli), "exports", array);
     table_free(table);
     listing_clear(&listing);
+    counting_clear(&counting);
     return 0;
 }
 
@@ -141,6 +161,34 @@ static int show_changeable(struct cli *cli, nr_name_args *args, struct failure *
     return 0;
 }
 
+static void say_counters(struct cli *cli, const nr_counters_row *row)
+{
+    const nr_counters *counters = &row->counters;
+    char read[SIZE_TEXT_MAX], written[SIZE_TEXT_MAX];
+
+    cli_say(cli, "requests       %" PRIu64 " (%u in flight, %" PRIu64 " failed)",
+            counters_requests(counters), row->in_flight, counters_errors(counters));
+    cli_say(cli, "bytes          %s read, %s written",
+            size_format(counters_bytes(counters, 0), read),
+            size_format(counters_bytes(counters, 1), written));
+}
+
+static int show_counters(struct cli *cli, const char *name, struct failure *why)
+{
+    const nr_counters_row *row;
+    struct counting counting;
+    int r = counting_fetch(cli, name, &counting, why);
+
+    if (r != 0)
+        return r;
+    row = counting_find(&counting, name);
+    if (row != NULL)
+        say_counters(cli, row);
+    json_object_object_add(cli_answer(cli), "counters", counters_row_json(row));
+    counting_clear(&counting);
+    return 0;
+}
+
 int cmd_export_show(struct cli *cli, struct failure *why)
 {
     nr_name_args args = {.name = (char *)words_text(&cli->words, "EXPORT", "")};
@@ -154,5 +202,6 @@ int cmd_export_show(struct cli *cli, struct failure *why)
     say_export(cli, &res.nr_export_res_u.x);
     json_object_object_add(cli_answer(cli), "export", export_json(&res.nr_export_res_u.x));
     client_free(NR_EXPORT_GET, &res);
-    return show_changeable(cli, &args, why);
+    r = show_counters(cli, args.name, why);
+    return r == 0 ? show_changeable(cli, &args, why) : r;
 }

@@ -4,6 +4,7 @@
  */
 #include "answer.h"
 #include "command.h"
+#include "counting.h"
 #include "output.h"
 #include "size.h"
 
@@ -124,7 +125,20 @@ static void say_handlers(GString *line, const nr_status *status)
     say_pair(line, "handlers", list->str);
 }
 
-static void say_status(struct cli *cli, const nr_status *status)
+static void say_counting(GString *line, const nr_counters_ok *head)
+{
+    if (head == NULL)
+        return;
+    say_number(line, "zeroed_bytes", counters_bytes(&head->total, 2));
+    say_number(line, "trimmed_bytes", counters_bytes(&head->total, 3));
+    say_number(line, "errors", counters_errors(&head->total));
+    say_number(line, "in_flight", head->in_flight);
+    if (head->metrics_endpoints.metrics_endpoints_len > 0)
+        say_endpoints(line, "metrics", head->metrics_endpoints.metrics_endpoints_val,
+                      head->metrics_endpoints.metrics_endpoints_len);
+}
+
+static void say_status(struct cli *cli, const nr_status *status, const nr_counters_ok *head)
 {
     g_autoptr(GString) line = g_string_new(NULL);
 
@@ -147,9 +161,39 @@ static void say_status(struct cli *cli, const nr_status *status)
     say_endpoints(line, "nbd", status->nbd_endpoints.nbd_endpoints_val,
                   status->nbd_endpoints.nbd_endpoints_len);
     say_handlers(line, status);
+    say_counting(line, head);
     if (status->state_error[0] != '\0')
         say_pair(line, "last_error", status->state_error);
     cli_say(cli, "%s", line->str);
+}
+
+static json_object *status_counting_json(const nr_status *status, const nr_counters_ok *head)
+{
+    json_object *object = status_json(status);
+
+    if (head == NULL)
+        return object;
+    json_put_number(object, "in_flight", head->in_flight);
+    json_put_number(object, "log_lost", head->log_lost);
+    json_object_object_add(object, "metrics_endpoints",
+                           endpoints_json(head->metrics_endpoints.metrics_endpoints_val,
+                                          head->metrics_endpoints.metrics_endpoints_len));
+    json_object_object_add(object, "counters", counters_json(&head->total));
+    return object;
+}
+
+static int status_daemon(struct cli *cli, const nr_status *status, struct failure *why)
+{
+    struct counting counting;
+    int r = counting_fetch(cli, NULL, &counting, why);
+
+    if (r != 0)
+        return r;
+    say_status(cli, status, counting.head);
+    json_object_object_add(cli_answer(cli), "status",
+                           status_counting_json(status, counting.head));
+    counting_clear(&counting);
+    return 0;
 }
 
 int cmd_status(struct cli *cli, struct failure *why)
@@ -163,12 +207,8 @@ int cmd_status(struct cli *cli, struct failure *why)
         r = client_call(cli->client, NR_STATUS, NULL, &res, why);
     if (r != 0)
         return r;
-    if (name != NULL) {
-        r = status_export(cli, name, status->pid, why);
-    } else {
-        say_status(cli, status);
-        json_object_object_add(cli_answer(cli), "status", status_json(status));
-    }
+    r = name != NULL ? status_export(cli, name, status->pid, why)
+                     : status_daemon(cli, status, why);
     client_free(NR_STATUS, &res);
     return r;
 }

@@ -229,6 +229,7 @@ static void on_expired(struct request *request)
 void command_handed_over(struct connection *conn, struct request *request)
 {
     conn->in_flight++;
+    conn->export->in_flight++;
     if (conn->export->expiry != NULL)
         expiry_watch(request, on_expired);
 }
@@ -236,6 +237,7 @@ void command_handed_over(struct connection *conn, struct request *request)
 bool command_returned(struct connection *conn, struct request *request)
 {
     conn->in_flight--;
+    conn->export->in_flight--;
     if (expiry_is_watched(request))
         expiry_forget(request);
     if (!request->expired)
@@ -340,6 +342,7 @@ static void serve(struct connection *conn, struct request *request)
         submit(conn, request);
     } else {
         conn->in_flight++;
+        conn->export->in_flight++;
         on_completed(request, r);
     }
 }

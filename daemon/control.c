@@ -65,6 +65,8 @@ static const struct rpc_procedure procedures[] = {
     [NR_SYNC] = PROCEDURE("SYNC", nr_name_args, nr_job_res, control_sync),
     [NR_RELOAD] = { .name = "RELOAD", .encode_result = (xdrproc_t)xdr_nr_reload_res,
                     .start = control_reload },
+    [NR_COUNTERS] = PROCEDURE("COUNTERS", nr_counters_args, nr_counters_res,
+                              control_counters),
     [NR_LOG_LEVEL] = PROCEDURE("LOG_LEVEL", nr_level_args, nr_void_res, control_log_level),
 };
 
@@ -328,10 +330,15 @@ void control_handlers(struct rpc_call *call, void *args, void *arg)
     g_string_chunk_free(texts);
 }
 
+/* Of a set that may be gone, while the daemon stops. */
 static nr_endpoint *endpoint_rows(const struct listener_set *set, GStringChunk *texts,
                                   u_int *ret_n)
 {
-    const GPtrArray *endpoints = set != NULL ? listener_endpoints(set) : NULL;
+    return control_endpoints(set != NULL ? listener_endpoints(set) : NULL, texts, ret_n);
+}
+
+nr_endpoint *control_endpoints(const GPtrArray *endpoints, GStringChunk *texts, u_int *ret_n)
+{
     nr_endpoint *rows;
 
     *ret_n = endpoints != NULL ? MIN(endpoints->len, (u_int)NR_ENDP_MAX) : 0;

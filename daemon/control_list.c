@@ -48,7 +48,7 @@ static void describe_opts(const struct export *export, GStringChunk *texts,
     g_list_free(keys);
 }
 
-static nr_export_state shown_state(enum export_state state)
+nr_export_state control_shown_state(enum export_state state)
 {
     static const nr_export_state states[] = {
         [EXPORT_CREATING] = NR_X_CREATING,
@@ -73,7 +73,7 @@ void control_describe_export(const struct export *export, GStringChunk *texts,
         .store.target = control_text(texts, export->target, NR_TARGET_MAX),
         .origin = (nr_origin)export->origin,
         .origin_file = control_text(texts, export->origin_file, NR_TEXT_MAX),
-        .state = shown_state(export->state),
+        .state = control_shown_state(export->state),
         .created = export->created_us,
         .size = export->size,
         .blk_min = export->min_block,

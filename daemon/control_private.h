@@ -30,6 +30,7 @@ control_procedure control_postmap, control_unmap;                        /* cont
 control_procedure control_list, control_export_get, control_clients, control_client_kick;
                                                                          /* control_list.c */
 control_procedure control_reload;                                        /* control_reload.c */
+control_procedure control_counters;                                      /* control_counters.c */
 control_procedure control_job_get, control_jobs, control_job_cancel;     /* control_job.c */
 
 /* ---- Refusals: one sentence that names the object, its state and the remedy ---- */
@@ -70,6 +71,9 @@ char *control_text(GStringChunk *texts, const char *text, size_t most);
 void control_describe_export(const struct export *export, GStringChunk *texts,
                              nr_export *ret_row);
 void control_clear_export(nr_export *row);
+/* The array is the caller's; NULL: none. */
+nr_endpoint *control_endpoints(const GPtrArray *endpoints, GStringChunk *texts, u_int *ret_n);
+nr_export_state control_shown_state(enum export_state state);
 void control_describe_mapping(const struct mapping *mapping, GStringChunk *texts,
                               nr_mapping *ret_row);
 void control_describe_job(struct job *job, GStringChunk *texts, nr_job *ret_row);

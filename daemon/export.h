@@ -86,6 +86,7 @@ struct export {
     /* Written by the data path. */
     unsigned connections;              /* in transmission, or opening for it */
     struct export_tally tally;         /* what is counted about its requests */
+    unsigned in_flight;                /* requests that are with the handler */
     unsigned blocking;                 /* requests on workers, for a handler that blocks */
     struct request *blocked, **blocked_tail; /* that wait for a worker */
     uint64_t changes;                  /* counts changes of the content, see extents.h */

@@ -29,7 +29,6 @@ struct scrape {
     struct server *server;
     const struct histogram *lateness;
     struct exposition e;
-    GHashTable *in_flight; /* struct export * -> requests; only compared, never followed */
     unsigned exports[STATES_MAX], mappings[STATES_MAX], phases[STATES_MAX];
     unsigned long total_in_flight;
 
@@ -346,7 +345,7 @@ static void export_connections(struct scrape *s, const struct export *export)
 static void export_in_flight(struct scrape *s, const struct export *export)
 {
     label_export(s, export, NULL, NULL);
-    exposition_count(&s->e, GPOINTER_TO_UINT(g_hash_table_lookup(s->in_flight, export)));
+    exposition_count(&s->e, export->in_flight);
 }
 
 static void export_orphans(struct scrape *s, const struct export *export)
@@ -530,15 +529,8 @@ static void count_clients(struct scrape *s)
 {
     for (struct connection *conn = connection_next(s->server->connections, 0); conn != NULL;
          conn = conn->next) {
-        guint sum;
-
         s->phases[conn->phase]++;
         s->total_in_flight += conn->in_flight;
-        if (conn->export == NULL || conn->in_flight == 0)
-            continue;
-        sum = GPOINTER_TO_UINT(g_hash_table_lookup(s->in_flight, conn->export));
-        g_hash_table_insert(s->in_flight, conn->export,
-                            GUINT_TO_POINTER(sum + conn->in_flight));
     }
 }
 
@@ -601,7 +593,6 @@ struct scrape *scrape_new(struct server *server, const struct histogram *latenes
     s->lateness = lateness;
     s->e.text = g_string_new(NULL);
     s->e.openmetrics = openmetrics;
-    s->in_flight = g_hash_table_new(NULL, NULL);
     count_clients(s);
     return s;
 }
@@ -609,7 +600,6 @@ struct scrape *scrape_new(struct server *server, const struct histogram *latenes
 void scrape_free(struct scrape *s)
 {
     g_string_free(s->e.text, TRUE);
-    g_hash_table_destroy(s->in_flight);
     g_free(s->after);
     g_free(s);
 }

@@ -941,6 +941,55 @@ static void hello_and_status_tell_what_runs(void **state)
     FREE(nr_status_res, &status);
 }
 
+static nr_counters_res counters(struct fixture *f, const char *name, const char *after,
+                                unsigned limit)
+{
+    nr_counters_args args = { .name = (char *)name, .after = (char *)after, .limit = limit };
+    nr_counters_res result;
+
+    CALL(f, NR_COUNTERS, nr_counters_args, &args, nr_counters_res, &result);
+    return result;
+}
+
+static void counters_come_in_pages_and_their_total_with_the_first(void **state)
+{
+    struct fixture *f = *state;
+    nr_counters_res page;
+    const nr_counters_ok *ok = &page.nr_counters_res_u.counters;
+    struct export *export;
+
+    have_export(f, "disk1");
+    have_export(f, "disk2");
+    export = registry_find(f->server->registry, "mem/disk2");
+    export->tally.now.requests[0] = 7;
+    export->tally.now.bytes[BYTES_WRITTEN] = 4096;
+
+    page = counters(f, "", "", 1);
+    assert_int_equal(ok->rows.rows_len, 1);
+    assert_string_equal(ok->rows.rows_val[0].name, "mem/disk1");
+    assert_true(ok->more);
+    assert_int_equal(ok->total.requests.requests_val[0], 7);
+    FREE(nr_counters_res, &page);
+    page = counters(f, "", "mem/disk1", 1000);
+    assert_int_equal(ok->rows.rows_len, 1);
+    assert_int_equal(ok->rows.rows_val[0].counters.requests.requests_val[0], 7);
+    assert_int_equal(ok->rows.rows_val[0].counters.bytes.bytes_val[BYTES_WRITTEN], 4096);
+    assert_int_equal(ok->rows.rows_val[0].counters.latencies.latencies_len, N_LATENCY_CLASSES);
+    assert_false(ok->more);
+    FREE(nr_counters_res, &page);
+    page = counters(f, "", "", 0);
+    assert_int_equal(ok->rows.rows_len, 0);
+    assert_false(ok->more);
+    FREE(nr_counters_res, &page);
+    page = counters(f, "mem/disk2", "", 5);
+    assert_int_equal(ok->rows.rows_len, 1);
+    assert_false(ok->more);
+    FREE(nr_counters_res, &page);
+    page = counters(f, "mem/disk3", "", 5);
+    expect_refusal(page.code, &page.nr_counters_res_u.err, NR_ENOENT, "\"mem/disk3\"");
+    FREE(nr_counters_res, &page);
+}
+
 static void a_stopping_daemon_refuses_changes(void **state)
 {
     struct fixture *f = *state;
@@ -1336,6 +1385,7 @@ int main(void)
         TEST(a_mapping_that_is_removed_by_force_during_premap_is_refused),
         TEST(lists_are_sorted_filtered_and_paged),
         TEST(hello_and_status_tell_what_runs),
+        TEST(counters_come_in_pages_and_their_total_with_the_first),
         TEST(a_stopping_daemon_refuses_changes),
         TEST(the_log_level_is_set_by_number),
         TEST(jobs_are_listed_and_unknown_ones_refused),
