@@ -48,9 +48,22 @@ static bool read_attribute(const struct sysfs *sysfs, int index, const char *att
     return read_line(path, line, size);
 }
 
+/* "nbd-runner:COOKIE@ADDRESS"; the address is missing in what older versions wrote. */
+static void parse_backend(struct local_device *device)
+{
+    const char *cookie = device->backend + strlen(BACKEND_PREFIX), *at;
+
+    if (!g_str_has_prefix(device->backend, BACKEND_PREFIX))
+        return;
+    at = strchrnul(cookie, '@');
+    snprintf(device->cookie, sizeof(device->cookie), "%.*s", (int)(at - cookie), cookie);
+    if (*at != '\0')
+        g_strlcpy(device->address, at + 1, sizeof(device->address));
+}
+
 bool sysfs_read(const struct sysfs *sysfs, int index, struct local_device *ret_device)
 {
-    struct local_device device = {.index = index};
+    struct local_device device = {.index = index, .block_bytes = SECTOR_BYTES};
     char line[128];
     uint64_t number;
 
@@ -62,11 +75,41 @@ bool sysfs_read(const struct sysfs *sysfs, int index, struct local_device *ret_d
     device.readonly = read_attribute(sysfs, index, "ro", line, sizeof(line)) && *line == '1';
     if (device.in_use)
         read_attribute(sysfs, index, "backend", device.backend, sizeof(device.backend));
-    if (g_str_has_prefix(device.backend, BACKEND_PREFIX))
-        snprintf(device.cookie, sizeof(device.cookie), "%.63s",
-                 device.backend + strlen(BACKEND_PREFIX));
+    if (read_attribute(sysfs, index, "queue/logical_block_size", line, sizeof(line)) &&
+        number_parse(line, &number) == NULL && number >= SECTOR_BYTES && number <= UINT32_MAX)
+        device.block_bytes = (uint32_t)number;
     clean_text(device.backend);
+    parse_backend(&device);
     *ret_device = device;
+    return true;
+}
+
+/* The columns of "stat" that count requests that have ended: reads, writes, discards, flushes;
+ * and the one that counts those that have not. */
+bool sysfs_load(const struct sysfs *sysfs, int index, struct device_load *ret_load)
+{
+    static const size_t ended[] = {0, 4, 11, 15};
+    struct device_load load = {0};
+    char line[512];
+    g_auto(GStrv) field = NULL;
+    size_t n = 0;
+
+    if (!read_attribute(sysfs, index, "stat", line, sizeof(line)))
+        return false;
+    field = g_strsplit_set(g_strstrip(line), " ", -1);
+    for (char **p = field; *p != NULL; p++) {
+        uint64_t number = g_ascii_strtoull(*p, NULL, 10);
+
+        if (**p == '\0')
+            continue;
+        for (size_t i = 0; i < G_N_ELEMENTS(ended); i++)
+            load.completed += n == ended[i] ? number : 0;
+        load.in_flight = n == 8 ? number : load.in_flight;
+        n++;
+    }
+    if (n < 11)
+        return false;
+    *ret_load = load;
     return true;
 }
 

@@ -12,7 +12,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* The kernel keeps an identifier of each device: "nbd-runner:COOKIE@ADDRESS", the address being
+ * that of the daemon's control port. */
 #define BACKEND_PREFIX "nbd-runner:"
+#define BACKEND_MAX 512
 
 /* Where to look; tests have their own trees. */
 struct sysfs {
@@ -31,8 +34,15 @@ struct local_device {
     bool in_use; /* configured, by whomever */
     bool readonly;
     uint64_t size_bytes;
-    char backend[128]; /* identifier given at CONNECT, or empty */
-    char cookie[64];   /* of our mapping, or empty */
+    uint32_t block_bytes;      /* logical block size */
+    char backend[BACKEND_MAX]; /* identifier given at CONNECT, or empty */
+    char cookie[64];           /* of our mapping, or empty */
+    char address[BACKEND_MAX]; /* of its daemon, or empty */
+};
+
+/* Requests of a device: those that wait for an answer, and all that were ever answered. */
+struct device_load {
+    uint64_t in_flight, completed;
 };
 
 /* All nbd devices in the order of their numbers; *ret_devices is g_free'd. Returns how many.
@@ -41,6 +51,8 @@ size_t sysfs_list(const struct sysfs *sysfs, struct local_device **ret_devices);
 
 /* False when there is no such device. */
 bool sysfs_read(const struct sysfs *sysfs, int index, struct local_device *ret_device);
+
+bool sysfs_load(const struct sysfs *sysfs, int index, struct device_load *ret_load);
 
 /* Who uses the device or one of its partitions: "is mounted on /mnt"; NULL for nobody, else
  * g_free. */
