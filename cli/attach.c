@@ -128,6 +128,20 @@ void attach_close(struct device_setup *setup)
     setup->n_sockets = 0;
 }
 
+char *attach_backend(struct cli *cli, const char *cookie)
+{
+    struct address address = *client_address(cli->client);
+    char text[ADDRESS_MAX];
+
+    if (address.unix_path[0] != '\0') { /* whoever reads it may be in another directory */
+        g_autofree char *path = g_canonicalize_filename(address.unix_path, NULL);
+
+        if (strlen(path) < sizeof(address.unix_path))
+            strcpy(address.unix_path, path);
+    }
+    return g_strconcat(BACKEND_PREFIX, cookie, "@", address_format(&address, text), NULL);
+}
+
 /* The kernel's boot id, without which the daemon could take a rebooted client for the old. */
 static char *boot_id(const struct sysfs *sysfs)
 {

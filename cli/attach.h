@@ -15,6 +15,9 @@ int attach_sockets(struct cli *cli, const nr_ticket *ticket, size_t count,
                    struct device_setup *setup, struct terms *ret_terms, struct failure *why);
 void attach_close(struct device_setup *setup);
 
+/* What the kernel is to remember of the mapping: its cookie and where its daemon is; g_free. */
+char *attach_backend(struct cli *cli, const char *cookie);
+
 /* PREMAP for this host. */
 int attach_premap(struct cli *cli, nr_map_args *args, nr_ticket_res *res, struct failure *why);
 

@@ -6,8 +6,10 @@
 #include "attach.h"
 #include "command.h"
 #include "listing.h"
+#include "monitor_start.h"
 #include "net.h"
 #include "output.h"
+#include "rundir.h"
 #include "size.h"
 
 #include "nbd_protocol.h"
@@ -16,9 +18,10 @@
 #include <inttypes.h>
 #include <signal.h>
 #include <string.h>
+#include <unistd.h>
 
 #define READY_MS 5000
-#define DEAD_TIMEOUT_S 30
+#define DEAD_TIMEOUT_S 600 /* for a restart, an upgrade, a reboot of the server */
 #define KERNEL_BLOCK_MAX 4096u
 
 const struct word words_map[] = {
@@ -52,13 +55,16 @@ const struct word words_map[] = {
      .type = TYPE_SECONDS,
      .value = "TIME",
      .max = 31536000,
-     .help = "without a connection requests wait so long (30)"},
+     .help = "without a connection requests wait so long (600)"},
     {.name = "blocksize",
      .kind = WORD_VALUE,
      .type = TYPE_SIZE,
      .value = "N",
      .help = "logical block size of the device, 512 to 4096 (512)"},
     {.name = "multi", .kind = WORD_FLAG, .help = "although it is mapped elsewhere"},
+    {.name = "nomonitor",
+     .kind = WORD_FLAG,
+     .help = "start no monitor that reconnects the device"},
     {.name = "no-modprobe", .kind = WORD_FLAG, .help = "do not load the kernel module"},
     {.name = "opt", .kind = WORD_LIST, .value = "KEY=VALUE", .help = "option of the handler"},
     {.name = NULL},
@@ -162,6 +168,7 @@ static int take_up(struct cli *cli, struct device_setup *setup, int wanted, int 
                    struct failure *why)
 {
     struct local_device device;
+    int lock, r;
 
     if (wanted != DEVICE_ANY && wanted != index)
         return fail_code(why, STATUS_FAILED, "EBUSY",
@@ -174,7 +181,12 @@ static int take_up(struct cli *cli, struct device_setup *setup, int wanted, int 
                          "it first",
                          index);
     setup->index = index;
-    return device_reconfigure(setup, why);
+    setup->backend = device.backend; /* the kernel compares it */
+    lock = rundir_lock_device(&cli->sysfs, index, deadline_in_ms(READY_MS));
+    r = device_reconfigure(setup, why);
+    if (lock >= 0)
+        close(lock);
+    return r;
 }
 
 /* The last step cannot be left half done by a Ctrl-C. */
@@ -208,7 +220,7 @@ static int attach(struct cli *cli, const nr_ticket *ticket, struct device_setup 
 static int map_ticket(struct cli *cli, const nr_ticket *ticket, struct device_setup *setup,
                       int *ret_index, struct failure *why)
 {
-    g_autofree char *backend = g_strconcat(BACKEND_PREFIX, ticket->cookie, NULL);
+    g_autofree char *backend = attach_backend(cli, ticket->cookie);
     size_t count = (size_t)words_number(&cli->words, "connections", 1);
     struct terms terms;
     int r = device_driver(!words_has(&cli->words, "no-modprobe"), why);
@@ -304,10 +316,13 @@ static int map(struct cli *cli, nr_map_args *args, int index, struct failure *wh
     if (r != 0)
         return r;
     r = map_ticket(cli, ticket, &setup, &index, why);
-    if (r == 0)
+    if (r == 0) {
         answer_mapped(cli, ticket, index);
-    else
+        if (!words_has(&cli->words, "nomonitor"))
+            monitor_start(cli);
+    } else {
         attach_failed(cli, ticket->cookie, why);
+    }
     client_free(NR_PREMAP, &res);
     return r;
 }

@@ -9,11 +9,14 @@
 #include "device.h"
 #include "net.h"
 #include "output.h"
+#include "rundir.h"
 
 #include <glib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define FREE_MS 5000
+#define LOCK_MS 10000
 
 const struct word words_unmap[] = {
     {.name = "TARGET",
@@ -95,6 +98,22 @@ static int wait_free(struct cli *cli, int index, struct failure *why)
                      index);
 }
 
+/* From here on nobody reconnects it: who was about to is waited for, and who comes later finds
+ * the mapping given up. A lock that cannot be had is no reason to keep the device. */
+static int disconnect(struct cli *cli, int index, const char *cookie, struct failure *why)
+{
+    int lock, r;
+
+    rundir_give_up(&cli->sysfs, cookie);
+    lock = rundir_lock_device(&cli->sysfs, index, deadline_in_ms(LOCK_MS));
+    r = device_disconnect(index, why);
+    if (r != 0)
+        rundir_take_back(&cli->sysfs, cookie);
+    if (lock >= 0)
+        close(lock);
+    return r;
+}
+
 /* The daemon has agreed (BEGIN), or does not know the mapping. */
 static int detach(struct cli *cli, int index, const char *cookie, bool daemon_knows,
                   struct failure *why)
@@ -103,13 +122,14 @@ static int detach(struct cli *cli, int index, const char *cookie, bool daemon_kn
     int r = check_users(cli, index, why);
 
     if (r == 0)
-        r = device_disconnect(index, why);
+        r = disconnect(cli, index, cookie, why);
     if (r != 0) {
         if (daemon_knows)
             report(cli, NR_U_ABORT, cookie, &ignored);
         return r;
     }
     r = wait_free(cli, index, why);
+    rundir_tidy(&cli->sysfs);
     if (daemon_knows && r == 0)
         r = report(cli, NR_U_DONE, cookie, why);
     else if (daemon_knows)
@@ -117,11 +137,16 @@ static int detach(struct cli *cli, int index, const char *cookie, bool daemon_kn
     return r;
 }
 
-static int begin_by_cookie(struct cli *cli, const char *cookie, int index, bool *ret_knows,
+/* Of the device's own daemon, unless the words name one. */
+static int begin_by_cookie(struct cli *cli, const struct local_device *device, bool *ret_knows,
                            struct failure *why)
 {
+    int index = device->index;
     struct failure first;
-    int r = report(cli, NR_U_BEGIN, cookie, &first);
+    int r = cli_client_of(cli, device->address, &first);
+
+    if (r == 0)
+        r = report(cli, NR_U_BEGIN, device->cookie, &first);
 
     *why = first;
     *ret_knows = r == 0;
@@ -156,7 +181,7 @@ static int unmap_device(struct cli *cli, int index, struct failure *why)
             "but by %s; use that tool, or 'force'",
             index, device.backend[0] != '\0' ? device.backend : "a program that left no name");
     if (device.cookie[0] != '\0')
-        r = begin_by_cookie(cli, device.cookie, index, &knows, why);
+        r = begin_by_cookie(cli, &device, &knows, why);
     if (r == 0)
         r = detach(cli, index, device.cookie, knows, why);
     if (r == 0)

@@ -58,6 +58,8 @@ const struct command commands[] = {
     {NULL, "restore", "reconnect local devices whose connection is dead", words_restore,
      cmd_restore},
     {NULL, "reload", "read the configuration again", NULL, cmd_reload},
+    {NULL, "monitor", "watch the local devices and reconnect them, until it is stopped",
+     words_monitor, cmd_monitor},
     {NULL, "log-level", "set what the daemon logs", words_log_level, cmd_log_level},
     {NULL, "doctor", "what is not in order, and what to do about it", NULL, cmd_doctor},
     {NULL, "version", "versions of this tool and the protocol", NULL, cmd_version},
@@ -125,6 +127,23 @@ int cli_client(struct cli *cli, struct failure *why)
     if (dir != NULL)
         host = socket = g_strdup_printf("unix:%s/control.sock", dir);
     return client_open(host, cli_timeout_ms(cli), &cli->client, why);
+}
+
+int cli_client_of(struct cli *cli, const char *address, struct failure *why)
+{
+    static const char *const words[] = {"host", "dir"};
+    char text[ADDRESS_MAX];
+
+    for (size_t i = 0; i < G_N_ELEMENTS(words); i++)
+        if (words_has(&cli->words, words[i]) || words_has(&cli->leading, words[i]))
+            return cli_client(cli, why);
+    if (*address == '\0')
+        return cli_client(cli, why);
+    if (cli->client != NULL && strcmp(address_format(client_address(cli->client), text), address) == 0)
+        return 0;
+    client_close(cli->client);
+    cli->client = NULL;
+    return client_open(address, cli_timeout_ms(cli), &cli->client, why);
 }
 
 json_object *cli_answer(struct cli *cli)

@@ -76,6 +76,9 @@ bool command_is_in_group(const struct command *command, const char *word);
 
 /* Connect to the daemon at the first call. */
 int cli_client(struct cli *cli, struct failure *why);
+/* The same, but to the daemon at `address` when the words do not name one and it is not empty.
+ * A connection to another daemon is closed before. */
+int cli_client_of(struct cli *cli, const char *address, struct failure *why);
 int64_t cli_timeout_ms(const struct cli *cli);
 
 /* The object that is printed at the end when --json was given; *cli owns it. */
@@ -125,6 +128,7 @@ int cmd_list(struct cli *cli, struct failure *why);
 int cmd_reload(struct cli *cli, struct failure *why);
 int cmd_log_level(struct cli *cli, struct failure *why);
 int cmd_map(struct cli *cli, struct failure *why);
+int cmd_monitor(struct cli *cli, struct failure *why);
 int cmd_read(struct cli *cli, struct failure *why);
 int cmd_restore(struct cli *cli, struct failure *why);
 int cmd_status(struct cli *cli, struct failure *why);
@@ -132,9 +136,10 @@ int cmd_unmap(struct cli *cli, struct failure *why);
 int cmd_version(struct cli *cli, struct failure *why);
 int cmd_write(struct cli *cli, struct failure *why);
 
-extern const struct word words_acl[], words_clients[], words_create[], words_delete[], words_export_add[],
-    words_export_name[], words_export_remove[], words_export_set[], words_export_sync[], words_info[], words_job[], words_kick[],
-    words_list[], words_log_level[], words_map[], words_read[], words_restore[],
+extern const struct word words_acl[], words_clients[], words_create[], words_delete[],
+    words_export_add[], words_export_name[], words_export_remove[], words_export_set[],
+    words_export_sync[], words_info[], words_job[], words_kick[], words_list[],
+    words_log_level[], words_map[], words_monitor[], words_read[], words_restore[],
     words_status[], words_unmap[], words_write[];
 
 #endif

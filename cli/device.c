@@ -342,6 +342,27 @@ int device_reconfigure(const struct device_setup *setup, struct failure *why)
     return r;
 }
 
+int device_resize(int index, const char *backend, uint64_t size_bytes, struct failure *why)
+{
+    struct call call;
+    int error = 0, r = call_begin(&call, NBD_CMD_RECONFIGURE, why);
+
+    if (r == 0 && (nla_put_u32(call.message, NBD_ATTR_INDEX, (uint32_t)index) |
+                   nla_put_u64(call.message, NBD_ATTR_SIZE_BYTES, size_bytes) |
+                   nla_put_string(call.message, NBD_ATTR_BACKEND_IDENTIFIER, backend)) != 0)
+        r = fail_with(why, STATUS_FAILED, "out of memory for a netlink message");
+    if (r == 0)
+        error = call_run(&call);
+    call_end(&call);
+    if (error == -EPERM || error == -EACCES)
+        return fail_with(why, STATUS_PERMISSION,
+                         "changing the size of /dev/nbd%d needs root (CAP_SYS_ADMIN)", index);
+    if (error != 0)
+        return fail_with(why, STATUS_FAILED, "changing the size of /dev/nbd%d failed: %s",
+                         index, strerror(-error));
+    return r;
+}
+
 int device_disconnect(int index, struct failure *why)
 {
     struct call call;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
  *
- * Configures the kernel's nbd devices over generic netlink and loads its module. The only
- * file that knows libnl and libkmod; what the kernel says about devices is read by sysfs.c.
+ * Configures the kernel's nbd devices over generic netlink and loads its module. Only this and
+ * device_watch.c know libnl; what the kernel says about devices is read by sysfs.c.
  */
 #ifndef CLI_DEVICE_H
 #define CLI_DEVICE_H
@@ -44,6 +44,9 @@ int device_driver(bool may_load, struct failure *why);
 int device_connect(const struct device_setup *setup, int *ret_index, struct failure *why);
 /* Give the device new sockets for its dead ones. */
 int device_reconfigure(const struct device_setup *setup, struct failure *why);
+/* Tell it the size of its export now. Waits for requests in flight: only while its connection
+ * is alive. */
+int device_resize(int index, const char *backend, uint64_t size_bytes, struct failure *why);
 int device_disconnect(int index, struct failure *why);
 
 #endif

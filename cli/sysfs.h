@@ -22,11 +22,12 @@ struct sysfs {
     const char *block; /* "/sys/block" */
     const char *proc;  /* "/proc" */
     const char *dev;   /* "/dev" */
+    const char *run;   /* "/run/nbd-cli": what runs of nbd-cli tell each other */
 };
 #define SYSFS_SYSTEM                                                                          \
     (struct sysfs)                                                                            \
     {                                                                                         \
-        .block = "/sys/block", .proc = "/proc", .dev = "/dev"                                 \
+        .block = "/sys/block", .proc = "/proc", .dev = "/dev", .run = "/run/nbd-cli"          \
     }
 
 struct local_device {

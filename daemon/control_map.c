@@ -285,6 +285,39 @@ static void premap_new(struct rpc_call *call, struct server *server, const nr_ma
                  adopted, false);
 }
 
+/* The same kernel that has the device, not a copy of its cookie elsewhere. */
+static bool is_from_its_client(const struct mapping *mapping, const nr_map_args *args)
+{
+    return strcmp(mapping->client, args->client) == 0 && *args->client_boot != '\0' &&
+           strcmp(mapping->client_boot, args->client_boot) == 0;
+}
+
+/* A dead mapping may be taken up by whoever has its cookie. While it is live its own client may
+ * replace connections: those that are missing, or, with "multi", all. For these the client
+ * knows that they are dead although this side has not heard of it; what still comes in on them
+ * would be older than what the new ones bring, so they have to end first. False: refused. */
+static bool may_resume(struct rpc_call *call, struct server *server, struct mapping *mapping,
+                       const nr_map_args *args)
+{
+    enum mapping_state state = mapping_state(mapping);
+    bool live = state == MAPPING_STATE_LIVE && is_from_its_client(mapping, args);
+
+    if (state == MAPPING_STATE_DEAD ||
+        (live && !args->multi && mapping->connected < mapping->connections))
+        return true;
+    if (live && args->multi) {
+        control_kick_mapping(server, mapping, "its device has lost this connection");
+        control_refuse(call, NR_ESTATE, EAGAIN, "the connections of mapping %s of export "
+                       "\"%s\" are being ended; try again in a moment", mapping->cookie,
+                       mapping->export->name);
+        return false;
+    }
+    control_refuse(call, NR_ESTATE, 0, "the mapping %s of export \"%s\" on host \"%s\" is %s; "
+                   "only a dead one can be taken up again", mapping->cookie,
+                   mapping->export->name, mapping->client, mapping_state_name(state));
+    return false;
+}
+
 static void premap_resume(struct rpc_call *call, struct server *server,
                           const nr_map_args *args)
 {
@@ -306,13 +339,8 @@ static void premap_resume(struct rpc_call *call, struct server *server,
             return;
         }
     }
-    if (mapping_state(mapping) != MAPPING_STATE_DEAD) {
-        control_refuse(call, NR_ESTATE, 0, "the mapping %s of export \"%s\" on host \"%s\" is "
-                       "%s; only a dead one can be taken up again", mapping->cookie,
-                       mapping->export->name, mapping->client,
-                       mapping_state_name(mapping_state(mapping)));
+    if (!may_resume(call, server, mapping, args))
         return;
-    }
     if (mapping->export->job != NULL) {
         control_refuse(call, NR_EBUSY, EBUSY, "a %s job runs on export \"%s\"; wait for its "
                        "end", job_kind_name(mapping->export->job->kind),

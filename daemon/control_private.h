@@ -87,6 +87,10 @@ void control_save(struct server *server);
 /* Cuts off the export's clients. Also while the daemon is taken down. */
 void control_kick_export(struct export *export, const char *reason);
 
+/* Cuts off the connections that carry the mapping. */
+void control_kick_mapping(struct server *server, const struct mapping *mapping,
+                          const char *reason);
+
 /* Cuts off its clients, forgets its mappings, hides it. */
 void control_forget_export(struct export *export, const char *reason);
 

@@ -306,7 +306,8 @@ static void unmap_begin(struct rpc_call *call, struct mapping *mapping, bool for
     reply_mapping(call, mapping);
 }
 
-static void kick_mapping(struct server *server, const struct mapping *mapping)
+void control_kick_mapping(struct server *server, const struct mapping *mapping,
+                          const char *reason)
 {
     struct connection *conn = connection_next(server->connections, 0);
     struct connection_info info;
@@ -314,7 +315,7 @@ static void kick_mapping(struct server *server, const struct mapping *mapping)
     for (; conn != NULL; conn = connection_next(server->connections, info.id)) {
         connection_describe(conn, &info);
         if (g_strcmp0(info.cookie, mapping->cookie) == 0)
-            connection_kick(server->connections, info.id, "its device was unmapped by force");
+            connection_kick(server->connections, info.id, reason);
     }
 }
 
@@ -342,7 +343,7 @@ static void unmap_done(struct rpc_call *call, struct server *server, struct mapp
               *mapping->device != '\0' ? mapping->device : "a device", mapping->client);
     /* After BEGIN the kernel's disconnect may still be on its way. */
     if (force)
-        kick_mapping(server, mapping);
+        control_kick_mapping(server, mapping, "its device was unmapped by force");
     mapping_remove(mapping);
     store_changed(server->store, export);
     store_save(server->store, on_change_saved, change);

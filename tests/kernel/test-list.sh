@@ -15,13 +15,13 @@ if [ ! -d /sys/module/nbd ]; then
     check "list works without the driver" cli file list
     same "and shows what is created" "file/created file/dead file/live" "$(exports create)"
     refuses "map says so when it may not load the driver" 1 "nbd" cli file map live no-modprobe
-    check "map loads the driver" cli file map live nbd1
+    check "map loads the driver" cli file map live nbd1 nomonitor
 else
-    check "map" cli file map live nbd1
+    check "map" cli file map live nbd1 nomonitor
 fi
-check "a second one" cli file map dead nbd2 dead-timeout 60
+check "a second one" cli file map dead nbd2 dead-timeout 60 nomonitor
 # The driver is loaded without devices; one that was used stays.
-check "a third one" cli file map created nbd0
+check "a third one" cli file map created nbd0 nomonitor
 check "which is free again" cli file unmap nbd0
 kill_daemon
 need_daemon

@@ -10,7 +10,7 @@ rows() { cli file list "$1" --json | json '" ".join(sorted(filter(None, (r.get("
 need_daemon
 cli file create disk size 16M >/dev/null
 cli file create idle size 1M >/dev/null
-check "an export is mapped" cli file map disk nbd2 timeout 3 dead-timeout 60
+check "an export is mapped" cli file map disk nbd2 timeout 3 dead-timeout 60 nomonitor
 same "it is live" /dev/nbd2 "$(rows live)"
 head -c 16M /dev/urandom >"$T/data"
 check "the first half is written" dd if="$T/data" of=/dev/nbd2 bs=64k count=128 oflag=direct status=none

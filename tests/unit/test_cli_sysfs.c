@@ -118,6 +118,34 @@ static void a_device_of_ours_has_its_cookie(void **state)
     assert_string_equal(device.cookie, "1234-5678");
 }
 
+static void the_address_of_the_daemon_stands_behind_the_cookie(void **state)
+{
+    struct tree *tree = *state;
+    struct local_device device;
+
+    write_file(tree, "block/nbd10/backend", "nbd-runner:1234-5678@[fe80::1]:24110\n");
+
+    assert_true(sysfs_read(&tree->sysfs, 10, &device));
+    assert_string_equal(device.cookie, "1234-5678");
+    assert_string_equal(device.address, "[fe80::1]:24110");
+}
+
+static void requests_are_counted(void **state)
+{
+    struct tree *tree = *state;
+    struct device_load load;
+
+    write_file(tree, "block/nbd10/stat",
+               "     10  0  80  5   200 0 1600 7  3  9 12  4000 0 8 1  50000 2\n");
+    write_file(tree, "block/nbd2/stat", "1 2 3\n");
+
+    assert_true(sysfs_load(&tree->sysfs, 10, &load));
+    assert_int_equal(load.in_flight, 3);
+    assert_int_equal(load.completed, 54210);
+    assert_false(sysfs_load(&tree->sysfs, 2, &load));
+    assert_false(sysfs_load(&tree->sysfs, 5, &load));
+}
+
 static void a_foreign_or_free_device_has_none(void **state)
 {
     struct tree *tree = *state;
@@ -247,6 +275,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         WITH_TREE(devices_are_listed_by_number),
         WITH_TREE(a_device_of_ours_has_its_cookie),
+        WITH_TREE(the_address_of_the_daemon_stands_behind_the_cookie),
+        WITH_TREE(requests_are_counted),
         WITH_TREE(a_foreign_or_free_device_has_none),
         cmocka_unit_test(without_the_module_there_are_no_devices),
         WITH_TREE(strange_contents_do_no_harm),

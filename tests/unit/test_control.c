@@ -626,6 +626,47 @@ static void a_mapping_is_recorded_and_survives_a_restart(void **state)
     FREE(nr_ticket_res, &ticket);
 }
 
+static nr_code resume_as(struct fixture *f, const char *cookie, const char *host,
+                         const char *boot, bool multi)
+{
+    nr_map_args args = { .store = store_of("", ""), .name = (char *)"", .multi = multi,
+                         .client = (char *)host, .client_boot = (char *)boot,
+                         .resume = (char *)cookie };
+    nr_ticket_res ticket;
+    nr_code code;
+
+    CALL(f, NR_PREMAP, nr_map_args, &args, nr_ticket_res, &ticket);
+    code = ticket.code;
+    FREE(nr_ticket_res, &ticket);
+    return code;
+}
+
+static void a_live_mapping_gets_new_connections_for_its_own_client_only(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *cookie = NULL;
+    struct mapping *mapping;
+
+    have_export(f, "disk1");
+    cookie = have_mapping(f, "mem/disk1", "/dev/nbd3");
+    mapping = mapping_find(f->server->mappings, cookie);
+    mapping->client_boot = (g_free(mapping->client_boot), g_strdup("boot-1"));
+    mapping->connections = 2;
+    mapping_connected(mapping);
+
+    assert_int_equal(resume_as(f, cookie, "host-b", "boot-1", false), NR_ESTATE);
+    assert_int_equal(resume_as(f, cookie, "host-a", "boot-2", false), NR_ESTATE);
+    assert_int_equal(resume_as(f, cookie, "host-a", "", false), NR_ESTATE);
+    assert_int_equal(resume_as(f, cookie, "host-a", "boot-1", false), NR_OK);
+
+    mapping_connected(mapping);
+    assert_int_equal(resume_as(f, cookie, "host-a", "boot-1", false), NR_ESTATE);
+    assert_int_equal(resume_as(f, cookie, "host-a", "boot-1", true), NR_ESTATE);
+    mapping_disconnected(mapping);
+    mapping_disconnected(mapping);
+    assert_int_equal(resume_as(f, cookie, "host-b", "boot-2", false), NR_OK);
+}
+
 static void a_ticket_names_the_export_for_the_nbd_port(void **state)
 {
     struct fixture *f = *state;
@@ -1372,6 +1413,7 @@ int main(void)
         TEST(a_forgotten_export_keeps_its_data),
         TEST(a_mapped_export_is_deleted_by_force_only),
         TEST(a_mapping_is_recorded_and_survives_a_restart),
+        TEST(a_live_mapping_gets_new_connections_for_its_own_client_only),
         TEST(a_ticket_names_the_export_for_the_nbd_port),
         TEST(a_second_mapping_needs_multi),
         TEST(a_backstore_of_other_tools_is_mapped_directly),
