@@ -42,11 +42,15 @@ void config_file_take(const struct ini *ini, GPtrArray *layer, GPtrArray *proble
     for (guint i = 0; generic != NULL && i < generic->entries->len; i++) {
         const struct ini_entry *entry = generic->entries->pdata[i];
         const struct setting *setting = take_key(ini, entry, seen, problems);
+        struct assignment *a;
 
-        if (setting != NULL)
-            assignment_add(layer, setting,
+        if (setting == NULL)
+            continue;
+        a = assignment_add(layer, setting,
                            g_strdup_printf("%s line %u: %s", ini->file, entry->line, entry->key),
                            g_strdup(entry->value), ini->directory);
+        a->key = entry->key;
+        a->line = entry->line;
     }
     g_hash_table_unref(seen);
 }

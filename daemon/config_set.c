@@ -61,11 +61,10 @@ static void take_section(struct config_unit *unit, const struct ini *ini,
         g_ptr_array_add(unit->defs, def);
 }
 
+/* `ignored`: those of the file that are known already. */
 static void take_sections(struct config_set *set, struct config_unit *unit,
-                          const struct ini *ini)
+                          const struct ini *ini, GPtrArray *ignored)
 {
-    g_autoptr(GPtrArray) ignored = g_ptr_array_new_with_free_func(g_free);
-
     for (guint i = 0; i < ini->sections->len; i++) {
         const struct ini_section *section = ini->sections->pdata[i];
 
@@ -85,21 +84,7 @@ static void take_sections(struct config_set *set, struct config_unit *unit,
 
 /* ---- The configuration file ---- */
 
-/* "FILE line N: key" without the file, which the notice names first. */
-static void notice_ignored_settings(struct config_set *set)
-{
-    g_autoptr(GPtrArray) ignored = g_ptr_array_new_with_free_func(g_free);
-    size_t skip = strlen(set->config->config_file) + 1;
-
-    for (guint i = 0; i < set->config->ignored->len; i++) {
-        const char *where = set->config->ignored->pdata[i];
-
-        g_ptr_array_add(ignored, g_strdup(strlen(where) > skip ? where + skip : where));
-    }
-    notice_ignored(set, set->config->config_file, ignored);
-}
-
-static void steal_problems(GPtrArray *from, GPtrArray *to)
+static void copy_texts(const GPtrArray *from, GPtrArray *to)
 {
     for (guint i = 0; i < from->len; i++)
         g_ptr_array_add(to, g_strdup(from->pdata[i]));
@@ -108,17 +93,18 @@ static void steal_problems(GPtrArray *from, GPtrArray *to)
 static void read_main(struct config_set *set, const struct config *config)
 {
     struct nbd_failure why = { 0 };
+    g_autoptr(GPtrArray) ignored = g_ptr_array_new_with_free_func(g_free);
     struct config_unit *unit;
     int r = config_load_again(config, &set->config, &why);
 
-    notice_ignored_settings(set);
+    copy_texts(set->config->ignored, ignored);
     if (r < 0 && set->config->problems->len == 0) {
         g_ptr_array_add(set->problems, g_strdup(why.message));
     } else if (r < 0 || set->config->ini != NULL) {
         unit = add_unit(set, set->config->config_file, true);
-        steal_problems(set->config->problems, unit->problems);
+        copy_texts(set->config->problems, unit->problems);
         if (set->config->ini != NULL)
-            take_sections(set, unit, set->config->ini);
+            take_sections(set, unit, set->config->ini, ignored);
         unit->rejected = r < 0 || unit->problems->len > 0;
         set->main_failed = unit->rejected;
     }
@@ -140,6 +126,7 @@ static int by_bytes(const void *a, const void *b)
 static void read_file(struct config_set *set, const char *name)
 {
     g_autofree char *path = g_build_filename(set->directory, name, NULL);
+    g_autoptr(GPtrArray) ignored = g_ptr_array_new_with_free_func(g_free);
     struct config_unit *unit = add_unit(set, path, false);
     struct ini *ini;
 
@@ -147,7 +134,7 @@ static void read_file(struct config_set *set, const char *name)
         unit->rejected = true;
         return;
     }
-    take_sections(set, unit, ini);
+    take_sections(set, unit, ini, ignored);
     ini_free(ini);
 }
 

@@ -11,6 +11,7 @@
 #include "connection.h"
 #include "log.h"
 
+#define LAST_ID "~" /* behind every UUID */
 #define PAGE_BYTES (768u << 10)
 
 /* ---- Rows ---- */
@@ -128,15 +129,44 @@ static bool is_wanted(const struct export *export, const nr_list_args *args)
     }
 }
 
-/* The next wanted export after `name` (NULL: the first). */
-static const struct export *next_wanted(const struct server *server, const char *name,
-                                        const nr_list_args *args)
+/* The first export behind this name (NULL: of all). */
+static const struct export *first_behind(const struct server *server, const char *name)
 {
     const struct export *export = registry_next(server->registry, name);
+    const struct export *leaving = registry_next_leaving(server->registry, name, LAST_ID);
 
-    while (export != NULL && !is_wanted(export, args))
-        export = registry_next(server->registry, export->name);
+    if (export == NULL || (leaving != NULL && strcmp(leaving->name, export->name) < 0))
+        return leaving;
     return export;
+}
+
+/* In order of names; behind the one that has a name those that had it and are draining. */
+static const struct export *next_export(const struct server *server,
+                                        const struct export *export)
+{
+    const char *id = export->state == EXPORT_DRAINING ? export->id : "";
+    const struct export *leaving = registry_next_leaving(server->registry, export->name, id);
+
+    if (leaving != NULL && strcmp(leaving->name, export->name) == 0)
+        return leaving;
+    return first_behind(server, export->name);
+}
+
+static const struct export *skip_unwanted(const struct server *server,
+                                          const struct export *export,
+                                          const nr_list_args *args)
+{
+    while (export != NULL && !is_wanted(export, args))
+        export = next_export(server, export);
+    return export;
+}
+
+/* The next page begins behind the name of the last row: all rows of a name are in one page. */
+static void end_page_at_name(nr_list_ok *ok, const struct export *next)
+{
+    while (next != NULL && ok->rows.rows_len > 1 &&
+           strcmp(ok->rows.rows_val[ok->rows.rows_len - 1].name, next->name) == 0)
+        control_clear_export(&ok->rows.rows_val[--ok->rows.rows_len]);
 }
 
 void control_list(struct rpc_call *call, void *args, void *arg)
@@ -157,9 +187,9 @@ void control_list(struct rpc_call *call, void *args, void *arg)
     }
     texts = g_string_chunk_new(4096);
     ok->rows.rows_val = g_new0(nr_export, limit);
-    export = next_wanted(server, *a->after != '\0' ? a->after : NULL, a);
+    export = skip_unwanted(server, first_behind(server, *a->after != '\0' ? a->after : NULL), a);
     for (; export != NULL && ok->rows.rows_len < limit;
-         export = next_wanted(server, export->name, a)) {
+         export = skip_unwanted(server, next_export(server, export), a)) {
         nr_export *row = &ok->rows.rows_val[ok->rows.rows_len];
 
         control_describe_export(export, texts, row);
@@ -170,6 +200,7 @@ void control_list(struct rpc_call *call, void *args, void *arg)
         }
         ok->rows.rows_len++;
     }
+    end_page_at_name(ok, export);
     ok->more = export != NULL;
     rpc_reply(call, &result);
     for (u_int i = 0; i < ok->rows.rows_len; i++)

@@ -494,7 +494,8 @@ struct export_def *export_def_new(const struct ini *ini, const struct ini_sectio
         s.entry = section->entries->pdata[i];
         take_entry(&s);
     }
-    settle(&s);
+    if (own->len == 0)
+        settle(&s);
     good = own->len == 0;
     g_ptr_array_extend_and_steal(problems, g_steal_pointer(&own));
     if (good)

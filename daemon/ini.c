@@ -190,7 +190,7 @@ static void take_section_values(struct ini *ini, const struct ini_section *secti
         entry->value = g_key_file_get_string(keys, section->name, entry->key, &error);
         if (entry->value != NULL)
             g_strchomp(entry->value);
-        else
+        if (error != NULL) /* there may be a value as well */
             ini_problem(problems, ini->file, entry->line, "%s: %s", entry->key, error->message);
     }
 }

@@ -215,7 +215,8 @@ static int open_stock_port(struct server *server, struct nbd_failure *why)
     char **hosts = config->stock_hosts[0] != NULL ? config->stock_hosts : config->nbd_hosts;
     int r = 0;
 
-    if (config->stock != STOCK_PORT_OFF && config->stock_port != config->nbd_port)
+    if (config->stock != STOCK_PORT_OFF &&
+        (config->stock_port == 0 || config->stock_port != config->nbd_port))
         r = listen_on(server->nbd_listeners, hosts, config->stock_port, why);
     if (r < 0 && config->stock == STOCK_PORT_TRY) {
         log_warning("%s; clients of nbd-server find no exports there", why->message);

@@ -443,7 +443,7 @@ static int set_ignored(struct config *config, const struct assignment *a,
                        struct nbd_failure *why)
 {
     (void)why;
-    g_ptr_array_add(config->ignored, g_strdup(a->where));
+    g_ptr_array_add(config->ignored, g_strdup_printf("%s in line %u", a->key, a->line));
     return 0;
 }
 
@@ -724,8 +724,8 @@ void assignment_free(void *arg)
     g_free(a);
 }
 
-void assignment_add(GPtrArray *layer, const struct setting *setting, char *where, char *text,
-                   const char *base)
+struct assignment *assignment_add(GPtrArray *layer, const struct setting *setting, char *where,
+                                  char *text, const char *base)
 {
     struct assignment *a = g_new0(struct assignment, 1);
 
@@ -734,5 +734,6 @@ void assignment_add(GPtrArray *layer, const struct setting *setting, char *where
     a->text = text;
     a->base = base;
     g_ptr_array_add(layer, a);
+    return a;
 }
 

@@ -16,6 +16,8 @@ struct assignment {
     const struct setting *setting;
     char *where; /* "--threads", or "/etc/x.conf line 3: threads" */
     char *text;
+    const char *key;  /* in a file: as it is spelt there, and where */
+    unsigned line;
     const char *base; /* directory that relative paths start from; NULL: the current one */
 };
 
@@ -68,8 +70,8 @@ int setting_check_socket(const char *where, const char *path, struct nbd_failure
 bool setting_parse_endpoint(const char *text, char **ret_host, int *ret_port);
 
 /* Appends to the layer, an array of assignments. Takes over `where` and `text`. */
-void assignment_add(GPtrArray *layer, const struct setting *setting, char *where, char *text,
-                    const char *base);
+struct assignment *assignment_add(GPtrArray *layer, const struct setting *setting, char *where,
+                                  char *text, const char *base);
 void assignment_free(void *assignment);
 
 #endif
