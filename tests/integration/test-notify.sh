@@ -65,6 +65,24 @@ check "... and the control port answers" cli status
 same "READY comes once" 1 "$(grep -c READY=1 "$T/told")"
 same "no watchdog unless the unit has one" 0 "$(grep -c WATCHDOG "$T/told")"
 cli file create disk size 1M >/dev/null
+
+# ---- reload: whatever comes of it, RELOADING is followed by READY ----
+mark
+check "a reload succeeds" cli reload
+check "RELOADING comes, with the time" await 10 told '^RELOADING=1|MONOTONIC_USEC=[0-9]*|'
+check "... and READY" await 10 told '^READY=1|STATUS=serving 1 exports'
+mkdir -p "$D/conf.d"
+echo "no configuration" >"$D/conf.d/broken.conf"
+mark
+refuses "a broken file is no success" 1 broken.conf cli reload
+check "... but READY again" await 10 told '^READY=1|STATUS=the configuration was not reloaded'
+rm "$D/conf.d/broken.conf"
+mark
+kill -HUP "$DAEMON"
+check "SIGHUP does the same: RELOADING" await 10 told '^RELOADING=1|'
+check "... and READY" await 10 told '^READY=1|STATUS=serving 1 exports'
+same "in this order" "RELOADING READY" \
+    "$(tail -n "+$((from + 1))" "$T/told" | sed 's/^[0-9]* \([A-Z]*\)=.*/\1/' | xargs)"
 mark
 check "the daemon ends with 0" stop_daemon
 check "STOPPING comes" await 10 told '^STOPPING=1|STATUS='
