@@ -376,14 +376,25 @@ static void answer_all(struct reload *reload)
     }
 }
 
+static void notify_end(const struct reload *reload)
+{
+    unsigned n = registry_size(reload->server->registry);
+
+    if (reload->report.failed)
+        notify_ready("the configuration was not reloaded: it has mistakes");
+    else if (reload->report.rejected->len > 0)
+        notify_ready("serving %u exports; mistakes in the configuration: %u", n,
+                     reload->report.rejected->len);
+    else
+        notify_ready("serving %u exports", n);
+}
+
 static void end_run(struct reload *reload)
 {
     reload->report.draining = g_hash_table_size(reload->drains);
     log_report(reload);
-    if (!reload->at_start && reload->report.failed)
-        notify_ready("the configuration was not reloaded: it has mistakes");
-    else if (!reload->at_start)
-        notify_ready("serving %u exports", registry_size(reload->server->registry));
+    if (!reload->at_start)
+        notify_end(reload);
     answer_all(reload);
     report_clear(&reload->report);
     g_clear_pointer(&reload->steps, g_array_unref);
