@@ -43,6 +43,7 @@ struct reload {
     guint applied;
     unsigned rejected_before; /* units, before the storage was looked at */
     GHashTable *fresh;       /* what becomes `current` */
+    GHashTable *former;      /* what has been */
     struct reload_report report;
 };
 
@@ -389,6 +390,35 @@ static void notify_end(const struct reload *reload)
         notify_ready("serving %u exports", n);
 }
 
+/* Of ten thousand exports this is worth a worker. */
+struct leftovers {
+    struct config_set *set;
+    GArray *steps;
+    GHashTable *former; /* NULL: nothing was applied */
+};
+
+static void work_free(void *arg)
+{
+    struct leftovers *leftovers = arg;
+
+    if (leftovers->steps != NULL)
+        g_array_unref(leftovers->steps);
+    if (leftovers->former != NULL)
+        g_hash_table_unref(leftovers->former);
+    config_set_free(leftovers->set);
+    g_free(leftovers);
+}
+
+static void free_leftovers(struct reload *reload)
+{
+    struct leftovers *leftovers = g_new0(struct leftovers, 1);
+
+    leftovers->set = g_steal_pointer(&reload->set);
+    leftovers->steps = g_steal_pointer(&reload->steps);
+    leftovers->former = g_steal_pointer(&reload->former);
+    worker_run(reload->server->workers, work_free, NULL, leftovers);
+}
+
 static void end_run(struct reload *reload)
 {
     reload->report.draining = g_hash_table_size(reload->drains);
@@ -397,9 +427,7 @@ static void end_run(struct reload *reload)
         notify_end(reload);
     answer_all(reload);
     report_clear(&reload->report);
-    g_clear_pointer(&reload->steps, g_array_unref);
-    g_clear_pointer(&reload->fresh, g_hash_table_unref);
-    g_clear_pointer(&reload->set, config_set_free);
+    free_leftovers(reload);
     reload->running = false;
     if (reload->again)
         start_run(reload);
@@ -425,7 +453,7 @@ static void end_applying(struct reload *reload)
 {
     struct store *store = reload->server->store;
 
-    g_hash_table_unref(reload->current);
+    reload->former = reload->current;
     reload->current = g_steal_pointer(&reload->fresh);
     /* What a file with mistakes has defined may come back. */
     if (reload->report.rejected->len == 0)
