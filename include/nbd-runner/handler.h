@@ -285,7 +285,9 @@ __attribute__((weak, visibility("default"))) const struct nbd_handler_abi nbd_ha
     NBD_HANDLER_ABI, sizeof(struct nbd_handler)
 };
 
-/* The entry point that each library exports. Called once, at start, before the loop runs.
+/* The entry point that each library exports. Called at start, before the loop runs: first in
+ * a process of its own that ends then, with services that do nothing, so that a library which
+ * crashes does no harm; then once in the daemon.
  * NULL: the handler cannot work here; it has logged why through config->host->log. */
 struct nbd_handler *handler_init(const struct nbd_config *config);
 
