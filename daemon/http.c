@@ -36,6 +36,7 @@ struct http_reply {
     struct http_reply *next, *previous;
     struct bufferevent *socket;
     struct event *deadline;
+    struct event *again;     /* a part was empty: go on in the next turn of the loop */
     enum http_phase phase;
     bool head;    /* HEAD: no content */
     bool chunked; /* HTTP/1.1 */
@@ -67,6 +68,7 @@ static void reply_free(struct http_reply *reply)
     server->count--;
     stop_streaming(reply);
     event_free(reply->deadline);
+    event_free(reply->again);
     bufferevent_free(reply->socket);
     g_free(reply->accept);
     g_free(reply);
@@ -135,8 +137,11 @@ static void send_part(struct http_reply *reply)
     }
     evbuffer_add_buffer(output, part);
     evbuffer_free(part);
-    if (more)
+    if (more) {
+        if (evbuffer_get_length(output) == 0)
+            evtimer_add(reply->again, &(struct timeval){ 0 });
         return;
+    }
     if (reply->chunked)
         evbuffer_add_printf(output, "0\r\n\r\n");
     reply->phase = HTTP_ENDING;
@@ -174,6 +179,15 @@ static void on_writable(struct bufferevent *socket, void *arg)
     /* Closing with bytes that nobody has read would take back what is on its way. */
     reply->phase = HTTP_LINGERING;
     shutdown(bufferevent_getfd(socket), SHUT_WR);
+}
+
+static void on_again(evutil_socket_t fd, short what, void *arg)
+{
+    struct http_reply *reply = arg;
+
+    (void)fd;
+    (void)what;
+    on_writable(reply->socket, reply);
 }
 
 /* ---- Requests ---- */
@@ -299,6 +313,7 @@ static void on_accept(void *arg, int fd, const struct sockaddr *peer)
     server->count++;
     reply->socket = bufferevent_socket_new(loop_base(server->loop), fd, BEV_OPT_CLOSE_ON_FREE);
     reply->deadline = evtimer_new(loop_base(server->loop), on_deadline, reply);
+    reply->again = evtimer_new(loop_base(server->loop), on_again, reply);
     bufferevent_setcb(reply->socket, on_readable, on_writable, on_end, reply);
     bufferevent_setwatermark(reply->socket, EV_READ, 0, HTTP_REQUEST_MAX);
     bufferevent_setwatermark(reply->socket, EV_WRITE, 0, 0);

@@ -45,7 +45,7 @@ const char *http_reply_accept(const struct http_reply *reply);
 void http_reply_text(struct http_reply *reply, unsigned status, const char *text);
 
 /* A long page, in parts. more() adds the next part, about HTTP_CHUNK_BYTES of it in little
- * time, whenever the peer has taken most of what was there; false: that was the last one.
+ * time, or nothing yet, whenever the peer has taken what was there; false: that was the last.
  * gone() is called exactly once, after that or when the peer has left. */
 typedef bool http_more(void *arg, struct evbuffer *to);
 void http_reply_stream(struct http_reply *reply, const char *type, http_more *more,

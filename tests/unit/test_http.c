@@ -28,6 +28,7 @@ struct fixture {
     int port;
     unsigned parts; /* left of the stream */
     unsigned gone;
+    bool empty;
     char *accept;
 };
 
@@ -45,6 +46,9 @@ static bool more(void *arg, struct evbuffer *to)
     struct fixture *f = arg;
     g_autofree char *part = g_strnfill(HTTP_CHUNK_BYTES, 'x');
 
+    f->empty = !f->empty; /* each second part has nothing in it */
+    if (f->empty)
+        return true;
     evbuffer_add(to, part, HTTP_CHUNK_BYTES);
     return --f->parts > 0;
 }
