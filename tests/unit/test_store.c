@@ -685,6 +685,92 @@ static void a_file_that_cannot_be_read_is_an_error(void **state)
     assert_int_equal(store_load(fixture->server.store, &why), -EACCES);
 }
 
+/* An export of a configuration file, as a reload adds it. */
+static struct export *add_configured(struct fixture *fixture, const char *name,
+                                     const char *target)
+{
+    struct export_spec spec = {
+        .name = name, .handler = "file", .target = target, .origin = EXPORT_BY_CONFIG,
+        .origin_file = "/etc/x/conf.d/a.conf",
+    };
+    struct export *export;
+    struct nbd_failure why;
+
+    if (registry_add(fixture->server.registry, &spec, false, &export, &why) < 0)
+        fail_msg("%s", why.message);
+    store_adopt_mappings(fixture->server.store, export);
+    return export;
+}
+
+static void map_configured(struct fixture *fixture)
+{
+    struct mapping_spec spec = { .cookie = COOKIE, .client = "h", .device = "/dev/nbd7" };
+    struct export *export = add_configured(fixture, "vol", "/images/vol");
+
+    assert_non_null(mapping_restore(fixture->server.mappings, export, &spec, NULL));
+    store_changed(fixture->server.store, export);
+    assert_int_equal(save(fixture), 0);
+}
+
+static void of_configured_exports_only_mappings_are_kept(void **state)
+{
+    struct fixture *fixture = *state;
+    struct export *export;
+
+    add_configured(fixture, "unmapped", "/images/unmapped");
+    map_configured(fixture);
+    assert_file_has(fixture->path, "\"exports\": {\n  }");
+    assert_file_has(fixture->path, "\"origin_file\": \"/etc/x/conf.d/a.conf\"");
+    restart(fixture);
+    assert_int_equal(registry_size(fixture->server.registry), 0);
+
+    /* Its file has a mistake at this start: nothing of it is lost. */
+    add_export(fixture, "other");
+    assert_int_equal(save(fixture), 0);
+    restart(fixture);
+
+    export = add_configured(fixture, "vol", "/images/vol");
+    assert_int_equal(export->mappings->len, 1);
+    assert_ptr_equal(mapping_find(fixture->server.mappings, COOKIE)->export, export);
+    mapping_remove(export->mappings->pdata[0]);
+    store_changed(fixture->server.store, export);
+    assert_int_equal(save(fixture), 0);
+    restart(fixture);
+    export = add_configured(fixture, "vol", "/images/vol");
+    assert_int_equal(export->mappings->len, 0);
+}
+
+/* A client resumes by the cookie: it must not find other bytes. */
+static void mappings_stay_with_their_backstore(void **state)
+{
+    struct fixture *fixture = *state;
+    struct export *export;
+
+    map_configured(fixture);
+    restart(fixture);
+    export = add_configured(fixture, "vol", "/images/another");
+
+    assert_int_equal(export->mappings->len, 0);
+    assert_null(mapping_find(fixture->server.mappings, COOKIE));
+    assert_logged(fixture, "its saved mappings are forgotten: they are of the file backstore "
+                           "/images/vol");
+}
+
+static void mappings_of_exports_that_are_gone_are_dropped(void **state)
+{
+    struct fixture *fixture = *state;
+    char *text;
+
+    map_configured(fixture);
+    restart(fixture);
+    store_forget_unclaimed(fixture->server.store);
+    assert_int_equal(save(fixture), 0);
+
+    text = content_of(fixture->path);
+    assert_null(strstr(text, COOKIE));
+    g_free(text);
+}
+
 static void a_symbolic_link_stays(void **state)
 {
     struct fixture *fixture = *state;
@@ -1016,6 +1102,9 @@ int main(int argc, char **argv)
         TEST(a_missing_file_is_replaced_by_its_backup),
         TEST(two_damaged_files_are_set_aside),
         TEST(a_file_that_cannot_be_read_is_an_error),
+        TEST(of_configured_exports_only_mappings_are_kept),
+        TEST(mappings_stay_with_their_backstore),
+        TEST(mappings_of_exports_that_are_gone_are_dropped),
         TEST(a_symbolic_link_stays),
         TEST(saves_are_joined),
         TEST(a_failed_write_is_told_and_tried_again),
