@@ -11,6 +11,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "away.h"
 #include "expiry.h"
 #include "extents.h"
 #include "log.h"
@@ -33,10 +34,13 @@ struct read_group {
 
 /* Not ETIMEDOUT: that a handler may say as well. */
 #define EXPIRED (-ETIME)
+#define AWAY (-ENOLINK)
 
 static const char *error_text(int error)
 {
-    return error == EXPIRED ? "request_timeout is over" : strerror(-error);
+    if (error == EXPIRED)
+        return "request_timeout is over";
+    return error == AWAY ? "the storage is away" : strerror(-error);
 }
 
 void command_report(const struct connection *conn, uint16_t type, uint64_t offset,
@@ -193,11 +197,16 @@ static void complete_part(struct connection *conn, struct request *request, int 
 
 /* Its time is over while the storage has it: answer, and leave the request itself, with its
  * buffer, to the storage. */
-static void on_expired(struct request *request)
+void command_expired(struct request *request)
 {
     struct connection *conn = request->conn;
     struct request *answer;
 
+    if (request->held) { /* the storage does not have it */
+        away_let_go(request);
+        request->completed(request, AWAY);
+        return;
+    }
     if (request->loading) { /* a part of the reply has left */
         connection_close(conn, "the storage did not answer in the middle of a reply");
         return;
@@ -231,7 +240,7 @@ void command_handed_over(struct connection *conn, struct request *request)
     conn->in_flight++;
     conn->export->in_flight++;
     if (conn->export->expiry != NULL)
-        expiry_watch(request, on_expired);
+        expiry_watch(request);
 }
 
 bool command_returned(struct connection *conn, struct request *request)
@@ -251,6 +260,17 @@ bool command_returned(struct connection *conn, struct request *request)
     return false;
 }
 
+/* A flush has succeeded, which covers so many changes. But when changes were lost with a
+ * backstore, the next flush of each client says so. */
+static int flushed(struct connection *conn, uint64_t changes)
+{
+    conn->export->flushed_changes = changes;
+    if (conn->losses == conn->export->losses)
+        return 0;
+    conn->losses = conn->export->losses;
+    return -EIO;
+}
+
 static void on_completed(struct request *request, int result)
 {
     struct connection *conn = request->conn;
@@ -259,6 +279,8 @@ static void on_completed(struct request *request, int result)
         extents_changed(conn->export);
     if (!command_returned(conn, request))
         return;
+    if (request->type == NBD_CMD_FLUSH && result == 0)
+        result = flushed(conn, request->changes);
     if (result < 0)
         command_report(conn, request->type, request->offset, request->length, result);
     if (request->group == NULL)
@@ -289,6 +311,7 @@ static struct request *new_request(struct connection *conn, const struct command
     request->started_ns = conn->turn->start_ns;
     request->offset = request->request_offset = cmd->offset;
     request->length = cmd->length;
+    request->wire_flags = cmd->flags;
     request->rq.dev = &conn->export->dev;
     request->rq.op = cmd->type;
     request->rq.flags = cmd->flags & (NBD_RQ_FUA | NBD_RQ_NO_HOLE | NBD_RQ_FAST_ZERO);
@@ -330,6 +353,7 @@ static void submit(struct connection *conn, struct request *request)
     command_handed_over(conn, request);
     if (changes_content(request->type))
         extents_changed(conn->export);
+    request->changes = conn->export->changes;
     request_submit(request);
 }
 
@@ -475,7 +499,7 @@ static size_t read_buffered(struct connection *conn, const struct command *cmd)
 
 static size_t read_data(struct connection *conn, const struct command *cmd)
 {
-    const struct nbd_handler *handler = conn->export->handler;
+    const struct nbd_handler *handler = conn->export->io;
 
     if (cmd->length >= SENDFILE_MIN && handler->sendfile_fd != NULL) {
         int file = handler->sendfile_fd(&conn->export->dev, cmd->offset, cmd->length);
@@ -686,6 +710,8 @@ size_t command_simple(struct connection *conn, const struct command *cmd,
         r = 0; /* an advice: there is no cache to fill */
     else
         r = request_try_now(conn->export, &rq);
+    if (r == 0 && cmd->type == NBD_CMD_FLUSH)
+        r = flushed(conn, conn->export->changes);
     if (r == -EAGAIN)
         submit(conn, new_request(conn, cmd));
     else if (r == 0)
@@ -738,7 +764,6 @@ size_t command_block_status(struct connection *conn, const struct command *cmd,
         return 0;
     }
     request = new_request(conn, cmd);
-    request->wire_flags = cmd->flags;
     request->contexts = cmd->contexts;
     command_handed_over(conn, request);
     extents_scan(conn->export, cmd->offset, conn->export->size - cmd->offset, on_scanned,

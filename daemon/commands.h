@@ -37,6 +37,9 @@ void command_handed_over(struct connection *conn, struct request *request);
 /* It has come back. False: it was answered when its time was over, and is gone now. */
 bool command_returned(struct connection *conn, struct request *request);
 
+/* Its time is over (expiry.h): answer it. */
+void command_expired(struct request *request);
+
 /* One line in the log for the first, the second, the fourth, the eighth ... failure. */
 void command_report(const struct connection *conn, uint16_t type, uint64_t offset,
                     uint64_t length, int error);

@@ -17,7 +17,9 @@
 #include <glib.h>
 
 #include "acl.h"
+#include "away.h"
 #include "commands.h"
+#include "expiry.h"
 #include "handshake.h"
 #include "listener.h"
 #include "log.h"
@@ -116,7 +118,7 @@ struct request *connection_request_new(struct connection *conn)
     request->buffer = NULL;
     request->rq.data = NULL;
     request->since_ns = 0;
-    request->expired = request->aside = false;
+    request->expired = request->aside = request->held = false;
     request->blocks = false;
     request->group = NULL;
     request->loading = false;
@@ -245,6 +247,8 @@ void connection_close(struct connection *conn, const char *why)
     shutdown(conn->fd, SHUT_RDWR);
     handshake_abandon(conn);
     transmission_abandon(conn);
+    if (conn->export != NULL && export_is_away(conn->export))
+        away_forget(conn->export, conn);
     connection_touch(conn);
 }
 
@@ -961,6 +965,16 @@ void connection_accept(void *arg, int fd, const struct sockaddr *peer)
 
 /* ---- The table ---- */
 
+/* Requests that are held for a backstore may have to wait for long: their clients are not told
+ * anything, and a kernel sends them again to our successor. */
+static void end_for_shutdown(struct connection *conn)
+{
+    if (conn->export != NULL && export_is_away(conn->export))
+        connection_close(conn, "the server is shutting down, and its storage is away");
+    else
+        connection_finish(conn, "the server is shutting down");
+}
+
 static void on_grace_over(evutil_socket_t fd, short what, void *arg)
 {
     struct connection_table *table = arg;
@@ -968,7 +982,7 @@ static void on_grace_over(evutil_socket_t fd, short what, void *arg)
     (void)fd;
     (void)what;
     for (struct connection *conn = table->first; conn != NULL; conn = conn->next)
-        connection_finish(conn, "the server is shutting down");
+        end_for_shutdown(conn);
 }
 
 static void on_access_changed(void *arg, struct export *export)
@@ -1012,6 +1026,7 @@ struct connection_table *connection_table_new(struct server *server,
     g_assert(r == 0);
     table->server = server;
     table->limits = *limits;
+    expiry_init(command_expired);
     registry_watch_access(server->registry, on_access_changed, table);
     table->by_id = g_hash_table_new(g_int64_hash, g_int64_equal);
     table->in = g_malloc(SCRATCH_BYTES);
@@ -1054,7 +1069,7 @@ void connection_table_drain(struct connection_table *table)
     table->draining = true;
     for (struct connection *conn = table->first; conn != NULL; conn = conn->next)
         if (conn->mapping != NULL)
-            connection_finish(conn, "the server is shutting down");
+            end_for_shutdown(conn);
     evtimer_add(table->grace, &(struct timeval){ .tv_usec = SHUTDOWN_GRACE_US });
 }
 

@@ -108,6 +108,7 @@ struct connection {
     uint64_t payload_drain;         /* bytes of a refused payload that are skipped */
     bool large_writes;              /* the last payload was large: receive only headers */
     unsigned in_flight;             /* submitted, not completed */
+    unsigned losses;                /* of the export's: that its flushes have told */
     unsigned orphans;               /* of them: answered already, without the storage */
     struct turn *turn;              /* not owned: the one that is running, of anybody */
     size_t taken_bytes;             /* of inline work this turn */

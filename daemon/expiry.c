@@ -8,6 +8,7 @@
 
 #include <glib.h>
 
+#include "away.h"
 #include "loop.h"
 #include "server.h"
 
@@ -17,14 +18,22 @@ struct expiry {
     int64_t limit_ns; /* 0: none any more */
     struct request *oldest, *youngest;
     struct event *timer;
-    void (*on_expired)(struct request *request);
 };
+
+static void (*expired)(struct request *request);
+
+void expiry_init(void (*on_expired)(struct request *request))
+{
+    expired = on_expired;
+}
 
 static int64_t limit_of(const struct export *export)
 {
     unsigned limit_s = export->request_timeout_s > 0 ? export->request_timeout_s
                                                      : export->server->config->request_timeout_s;
 
+    if (limit_s == 0 && export_is_away(export))
+        limit_s = AWAY_LIMIT_S;
     return limit_s * NS_PER_S;
 }
 
@@ -54,7 +63,7 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
         struct request *request = expiry->oldest;
 
         expiry_forget(request);
-        expiry->on_expired(request);
+        expired(request);
     }
     set_timer(expiry);
 }
@@ -83,13 +92,12 @@ void expiry_drop(struct export *export)
     g_clear_pointer(&export->expiry, g_free);
 }
 
-void expiry_watch(struct request *request, void (*on_expired)(struct request *request))
+void expiry_watch(struct request *request)
 {
     struct expiry *expiry = request->export->expiry;
 
     if (expiry->limit_ns == 0 || expiry_is_watched(request))
         return;
-    expiry->on_expired = on_expired;
     request->since_ns = loop_now_ns();
     request->older = expiry->youngest;
     request->younger = NULL;

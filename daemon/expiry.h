@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
  *
  * Requests that may not wait for their storage for ever: a list for each export, in order of
- * age, and one timer for the oldest. What an export has no request_timeout for is not looked
- * at. Knows neither replies nor connections. Loop thread only.
+ * age, and one timer for the oldest. An export without a request_timeout has no such list,
+ * unless its backstore is away. Knows neither replies nor connections. Loop thread only.
  */
 #ifndef NR_EXPIRY_H
 #define NR_EXPIRY_H
@@ -16,9 +16,12 @@ void expiry_update(struct export *export);
 /* The export has ended; no request of it is left. */
 void expiry_drop(struct export *export);
 
-/* Its time begins, unless it has begun already; only with export->expiry. When it is over the
- * request is forgotten and on_expired(request) is called. */
-void expiry_watch(struct request *request, void (*on_expired)(struct request *request));
+/* What is called for a request whose time is over; it is not watched any more then. Once, at
+ * the start. */
+void expiry_init(void (*on_expired)(struct request *request));
+
+/* Its time begins, unless it has begun already; only with export->expiry. */
+void expiry_watch(struct request *request);
 
 /* It has ended in time. */
 void expiry_forget(struct request *request);

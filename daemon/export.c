@@ -13,6 +13,7 @@
 #include <json-c/json.h>
 
 #include "acl.h"
+#include "away.h"
 #include "expiry.h"
 #include "extents.h"
 #include "log.h"
@@ -65,6 +66,10 @@ struct export_private {
     struct event *retry;
     unsigned retry_s;   /* pause before the next attempt */
     bool removed;
+    bool lost;          /* open or closed, it has to be closed and opened again */
+    bool troubled;      /* open, but its handler says that it does not work now */
+    bool must_match;    /* clients are attached: it has to be what it was */
+    uint32_t caps;      /* when it was opened last */
     bool stale;         /* open, but its target names something else by now */
     unsigned users;
     GQueue waiters;     /* struct waiter * */
@@ -209,6 +214,7 @@ static void on_linger(evutil_socket_t fd, short what, void *arg)
 }
 
 static void on_retry(evutil_socket_t fd, short what, void *arg);
+static void retry_later(struct export_private *x);
 
 static void set_changeable(struct export *export, const struct export_spec *spec,
                            struct acl *acl)
@@ -270,6 +276,7 @@ static struct export *export_new(struct registry *registry, const struct export_
     export->dev.trusted = spec->origin != EXPORT_BY_RPC;
     export->dev.size = spec->size;
     export->handler = handler_find(registry->server->handlers, spec->handler);
+    export->io = export->handler;
     return export;
 }
 
@@ -291,6 +298,7 @@ static void export_free(void *data)
     if (export->unknown_json != NULL)
         json_object_put(export->unknown_json);
     acl_free(export->acl);
+    g_free(export->away);
     g_free(export->name);
     g_free(export->description);
     g_free(export->handler_name);
@@ -594,6 +602,8 @@ void registry_remove(struct export *export, void (*on_gone)(void *arg), void *ar
     x->close_soon = true;
     x->try_now = false;
     evtimer_del(x->retry);
+    if (x->lost)
+        away_fail(export);
     x->on_gone = on_gone;
     x->gone_arg = arg;
     advance(export);
@@ -609,6 +619,8 @@ void registry_revive(struct export *export)
     export->state = export->handler != NULL ? EXPORT_READY : EXPORT_FAULTED;
     x->removed = false;
     x->on_gone = NULL;
+    if (x->lost)
+        retry_later(x);
 }
 
 static bool is_same_backstore(const struct export *a, const struct export *b)
@@ -751,6 +763,29 @@ static int check_size(struct call *call, uint64_t size)
                                  export->serve_bytes), "open");
 }
 
+/* Clients have been told what the backstore can do. */
+static int check_match(struct call *call, int64_t size)
+{
+    const struct export *export = call->export;
+    const struct export_private *x = export->private;
+    uint32_t missing = x->caps & ~export->dev.caps & ~(uint32_t)NBD_CAP_ROTATIONAL;
+    const char *how = NULL;
+
+    if (!x->must_match)
+        return 0;
+    if ((uint64_t)size < export->size)
+        how = "smaller";
+    else if (export->dev.min_block > export->min_block)
+        how = "with larger blocks";
+    else if (missing != 0)
+        how = "with fewer abilities";
+    if (how == NULL)
+        return 0;
+    return settle(call, nbd_fail(&call->why, EIO, "the %s backstore %s has come back %s; its "
+                                 "clients cannot go on with it", export->handler_name,
+                                 export->target, how), "open");
+}
+
 static void work_open(struct call *call)
 {
     struct nbd_device *dev = &call->export->dev;
@@ -769,6 +804,10 @@ static void work_open(struct call *call)
         return;
     }
     if (check_size(call, (uint64_t)size) < 0) {
+        handler->unmap(dev);
+        return;
+    }
+    if (check_match(call, size) < 0) {
         handler->unmap(dev);
         return;
     }
@@ -812,6 +851,7 @@ static void take_facts(struct export *export, const struct call *call)
 {
     const struct nbd_device *dev = &export->dev;
 
+    export->private->caps = dev->caps;
     export->size = export->serve_bytes > 0 ? export->serve_bytes : call->size;
     export->min_block = is_power_of_two(dev->min_block) && dev->min_block <= 65536
                             ? dev->min_block : 1;
@@ -866,12 +906,85 @@ static void on_retry(evutil_socket_t fd, short what, void *arg)
 
     (void)fd;
     (void)what;
+    if (x->backstore == OPEN) { /* lost: to be closed first */
+        advance(export);
+        return;
+    }
     if (x->registry->trials >= TRIALS_MAX) {
         evtimer_add(x->retry, &(struct timeval){ .tv_sec = RETRY_MIN_S });
         return;
     }
     x->try_now = true;
     advance(export);
+}
+
+void export_is_idle(struct export *export)
+{
+    /* Not right here: the handler may be on the stack. */
+    event_active(export->private->retry, 0, 0);
+}
+
+static struct export *export_of(struct nbd_device *dev)
+{
+    return (struct export *)(void *)((char *)dev - offsetof(struct export, dev));
+}
+
+static void set_fault(struct export *export, const char *reason)
+{
+    nbd_fail(&export->fault, EIO, "%s", reason);
+    if (export->state == EXPORT_READY)
+        export->state = EXPORT_FAULTED;
+}
+
+/* False: that makes no difference. */
+static bool lose(struct export *export, const char *reason, const char *then)
+{
+    struct export_private *x = export->private;
+    bool unsafe = export->changes != export->flushed_changes && (x->caps & NBD_CAP_FLUSH);
+
+    if (x->backstore != OPEN || x->lost || x->removed || x->delete_done != NULL ||
+        export->handler->sendfile_fd != NULL)
+        return false;
+    x->lost = true;
+    set_fault(export, reason);
+    log_event(NBD_LOG_WARNING, export->name, NULL, "export \"%s\": %s; it is opened again, and "
+              "requests %s%s", export->name, reason, then,
+              unsafe ? "; changes that were not flushed may be lost, and the next flush of each "
+                       "client fails" : "");
+    export->losses += unsafe;
+    away_begin(export);
+    export_is_idle(export);
+    return true;
+}
+
+void export_lost(struct nbd_device *dev, const char *reason)
+{
+    lose(export_of(dev), reason, "wait");
+}
+
+void export_fenced(struct nbd_device *dev, const char *reason)
+{
+    struct export *export = export_of(dev);
+
+    if (lose(export, reason, "fail until then"))
+        away_fail(export);
+}
+
+void export_troubled(struct nbd_device *dev, const char *reason)
+{
+    struct export *export = export_of(dev);
+    struct export_private *x = export->private;
+
+    if (x->backstore != OPEN || x->lost || (reason == NULL && !x->troubled))
+        return;
+    x->troubled = reason != NULL;
+    if (reason != NULL) {
+        set_fault(export, reason);
+    } else {
+        if (export->state == EXPORT_FAULTED)
+            export->state = EXPORT_READY;
+        export_is_idle(export); /* somebody may wait */
+    }
 }
 
 /* Open the exports that have not been looked at since the start, some at a time. */
@@ -913,11 +1026,16 @@ static void open_succeeded(struct export *export, const struct call *call)
     evtimer_del(x->retry);
     take_facts(export, call);
     save_handler_data(export);
-    if (export->state != EXPORT_FAULTED)
-        return;
-    export->state = EXPORT_READY;
-    log_event(NBD_LOG_INFO, export->name, NULL, "export \"%s\" is back: its backstore opened",
-              export->name);
+    if (export->state == EXPORT_FAULTED) {
+        export->state = EXPORT_READY;
+        log_event(NBD_LOG_INFO, export->name, NULL,
+                  "export \"%s\" is back: its backstore opened", export->name);
+    }
+    if (x->lost) {
+        x->lost = false;
+        x->close_soon = x->removed || (x->users == 0 && x->waiters.length == 0);
+        away_end(export);
+    }
 }
 
 /* The same sentence again is no news. */
@@ -999,8 +1117,8 @@ void export_open(struct export *export, unsigned timeout_ms, export_done *done, 
         done(arg, -ESHUTDOWN, &why);
         return;
     }
-    if (x->backstore == OPEN && !x->busy && x->delete_done == NULL &&
-        export->handler->probe == NULL) {
+    if (x->backstore == OPEN && !x->busy && x->delete_done == NULL && !x->lost &&
+        !x->troubled && export->handler->probe == NULL) {
         x->users++;
         x->close_soon = false;
         evtimer_del(x->linger);
@@ -1059,9 +1177,15 @@ static void work_close(struct call *call)
 
 static void end_close(struct call *call)
 {
+    struct export_private *x = call->export->private;
+
     extents_drop(call->export);
-    call->export->private->backstore = CLOSED;
-    call->export->private->stale = false;
+    x->backstore = CLOSED;
+    x->stale = false;
+    x->try_now = x->lost && !x->removed;
+    if (x->troubled) /* still shown as faulted */
+        retry_later(x);
+    x->troubled = false;
 }
 
 void export_close(struct export *export)
@@ -1223,6 +1347,7 @@ static void start_open(struct export *export)
     struct export_private *x = export->private;
 
     x->on_trial = x->try_now && x->waiters.length == 0;
+    x->must_match = x->users > 0;
     x->registry->trials += x->on_trial;
     x->try_now = false;
     start_call(export, work_open, end_open);
@@ -1232,6 +1357,8 @@ static void advance_closed(struct export *export)
 {
     struct export_private *x = export->private;
 
+    if (x->users > 0 && (x->removed || x->delete_done != NULL))
+        return; /* it was lost while they used it: they leave first */
     if (x->delete_done != NULL)
         start_call(export, work_delete, end_delete);
     else if (x->waiters.length > 0 || x->try_now)
@@ -1260,7 +1387,11 @@ static void advance(struct export *export)
         x->try_now = false; /* it is */
     if (x->backstore == CLOSED) {
         advance_closed(export);
-    } else if (x->waiters.length > 0 && x->delete_done == NULL && !x->stale) {
+    } else if (x->lost && !x->removed) {
+        evtimer_del(x->linger);
+        if (export->submitted == 0)
+            start_call(export, work_close, end_close);
+    } else if (x->waiters.length > 0 && x->delete_done == NULL && !x->stale && !x->troubled) {
         evtimer_del(x->linger);
         x->close_soon = false;
         if (export->handler->probe != NULL)

@@ -65,6 +65,8 @@ struct export {
     char id[37];
     char *name, *description, *handler_name, *target, *origin_file;
     const struct nbd_handler *handler; /* NULL: not loaded, state is FAULTED */
+    const struct nbd_handler *io;      /* where requests go: the handler; see away.h */
+    struct away *away;                 /* away.c's own; NULL: it is not */
     GHashTable *opts;                  /* char * -> char *, sorted when shown */
     enum export_origin origin;
     enum export_state state;
@@ -92,6 +94,9 @@ struct export {
     uint64_t changes;                  /* counts changes of the content, see extents.h */
     struct extent_cache *extents;      /* extents.c's own */
     struct expiry *expiry;             /* expiry.c's own; NULL: no request_timeout */
+    unsigned submitted;                /* requests and scans that the handler has */
+    uint64_t flushed_changes;          /* of `changes`: what the last flush covers */
+    unsigned losses;                   /* times that changes were lost with the backstore */
     unsigned orphans;                  /* requests that were answered, but not by the storage */
     uint64_t orphan_bytes;             /* of their buffers */
 
@@ -184,6 +189,14 @@ typedef void export_done(void *arg, int result, const struct nbd_failure *why);
  * interest it still gets done(). `timeout_ms` 0: no limit; a late open is then kept for the
  * next user. */
 void export_open(struct export *export, unsigned timeout_ms, export_done *done, void *arg);
+
+/* What handlers report (struct nbd_host). Loop thread. */
+void export_lost(struct nbd_device *dev, const char *reason);
+void export_fenced(struct nbd_device *dev, const char *reason);
+void export_troubled(struct nbd_device *dev, const char *reason); /* NULL: over */
+
+/* For request.h: the handler of an export that is away has nothing left. */
+void export_is_idle(struct export *export);
 
 /* The user is done. All its requests must have ended. */
 void export_close(struct export *export);

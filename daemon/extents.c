@@ -8,6 +8,7 @@
 
 #include <time.h>
 
+#include "request.h"
 #include "server.h"
 
 #define SCAN_EXTENTS_MAX (64u << 10)
@@ -26,6 +27,7 @@ struct extent_cache {
 
 struct scan {
     struct export *export;
+    const struct nbd_handler *handler;
     uint64_t offset, length;
     uint64_t reached; /* bytes from offset */
     uint64_t changes;
@@ -73,8 +75,8 @@ static void on_worker(void *arg)
     struct export *export = scan->export;
 
     scan->deadline_ns = precise_now_ns() + SCAN_NS;
-    if (export->handler->extents != NULL)
-        export->handler->extents(&export->dev, scan->offset, scan->length, add_extent, scan);
+    if (scan->handler->extents != NULL)
+        scan->handler->extents(&export->dev, scan->offset, scan->length, add_extent, scan);
     if (scan->extents->len == 0) /* it cannot tell: data is never wrong */
         add_extent(scan, scan->length, NBD_EXTENT_DATA);
 }
@@ -133,6 +135,7 @@ static void on_scanned(void *arg)
         cache->has_holes = (!whole && cache->has_holes) || has_hole(scan->extents);
         remember(cache, scan);
     }
+    request_left(scan->export);
     scan->done(scan->arg, &view);
     g_array_free(scan->extents, TRUE);
     g_free(scan);
@@ -144,6 +147,8 @@ void extents_scan(struct export *export, uint64_t offset, uint64_t length, exten
     struct scan *scan = g_new0(struct scan, 1);
 
     scan->export = export;
+    scan->handler = export->io;
+    export->submitted++;
     scan->offset = offset;
     scan->length = length;
     scan->changes = export->changes;
@@ -181,7 +186,7 @@ bool extents_worth_asking(const struct export *export)
     struct extent_cache *cache = cache_of((struct export *)export);
     int64_t now = loop_now_ns();
 
-    if (export->handler->extents == NULL || !cache->has_holes)
+    if (export->io->extents == NULL || !cache->has_holes)
         return false;
     if (cache->last_changes != export->changes) {
         cache->last_changes = export->changes;

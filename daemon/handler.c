@@ -102,6 +102,66 @@ static void host_post(void (*fn)(void *arg), void *arg)
     loop_post(the_loop, &posted->task);
 }
 
+/* What a handler has to say about a device. */
+struct report {
+    struct loop_task task;
+    handler_report *tell;
+    struct nbd_device *dev;
+    char *reason;
+};
+
+static handler_report *tell_lost, *tell_fenced, *tell_troubled;
+
+void handler_on_reports(handler_report *lost, handler_report *fenced, handler_report *troubled)
+{
+    tell_lost = lost;
+    tell_fenced = fenced;
+    tell_troubled = troubled;
+}
+
+static void on_report(void *arg)
+{
+    struct report *report = arg;
+
+    report->tell(report->dev, report->reason);
+    g_free(report->reason);
+    g_free(report);
+}
+
+/* The device is still there when a report from another thread arrives: it was posted before
+ * unmap() ended, and so is taken before that end is. */
+static void report(handler_report *tell, struct nbd_device *dev, const char *reason)
+{
+    struct report *report;
+
+    if (loop_is_mine(the_loop)) {
+        tell(dev, reason);
+        return;
+    }
+    report = g_new0(struct report, 1);
+    report->task.run = on_report;
+    report->task.arg = report;
+    report->tell = tell;
+    report->dev = dev;
+    report->reason = g_strdup(reason);
+    loop_post(the_loop, &report->task);
+}
+
+static void host_lost(struct nbd_device *dev, const char *reason)
+{
+    report(tell_lost, dev, reason);
+}
+
+static void host_fenced(struct nbd_device *dev, const char *reason)
+{
+    report(tell_fenced, dev, reason);
+}
+
+static void host_troubled(struct nbd_device *dev, const char *reason)
+{
+    report(tell_troubled, dev, reason);
+}
+
 static const struct nbd_host host = {
     .size = sizeof(struct nbd_host),
     .log = log_write,
@@ -109,6 +169,9 @@ static const struct nbd_host host = {
     .unwatch = host_unwatch,
     .run = host_run,
     .post = host_post,
+    .lost = host_lost,
+    .fenced = host_fenced,
+    .troubled = host_troubled,
 };
 
 /* ---- Loading ---- */

@@ -24,6 +24,10 @@ struct handler_set *handler_set_load(const char *directory, const char *only,
 /* No device may be left. */
 void handler_set_free(struct handler_set *set);
 
+/* Where reports of handlers about their devices go (struct nbd_host), on the loop thread. */
+typedef void handler_report(struct nbd_device *dev, const char *reason);
+void handler_on_reports(handler_report *lost, handler_report *fenced, handler_report *troubled);
+
 /* By name ("file"); NULL: not loaded. Valid as long as the set. */
 const struct nbd_handler *handler_find(const struct handler_set *set, const char *name);
 

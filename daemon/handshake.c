@@ -243,6 +243,7 @@ static void start_transmission(struct connection *conn, struct export *export,
     conn->readonly = is_readonly(export, mapping);
     conn->flags = flags;
     conn->mapping = mapping;
+    conn->losses = export->losses;
     if (!has_contexts(conn, export))
         conn->contexts = 0;
     export->connections++;

@@ -7,6 +7,8 @@
 
 #include <errno.h>
 
+#include "away.h"
+#include "connection.h"
 #include "nbd_protocol.h"
 #include "server.h"
 
@@ -71,6 +73,7 @@ static void start_blocked(struct export *export)
             export->blocked_tail = &export->blocked;
         if (request->expired) { /* nobody waits for it */
             request->blocks = false;
+            request_left(export);
             request->completed(request, -ECANCELED);
             continue;
         }
@@ -101,6 +104,9 @@ static void finish(struct request *request, int result)
         export->blocking--;
         start_blocked(export);
     }
+    request_left(export);
+    if (result < 0 && export_is_away(export) && away_hold(request))
+        return;
     if (request->expired)
         request->completed(request, result);
     else if (result == 0 && request->zeroed > 0 && request->zeroed < request->length)
@@ -138,8 +144,9 @@ static void on_done(struct nbd_request *rq, int result)
 static void hand_over(struct request *request)
 {
     request->rq.done = on_done;
-    if (request->export->handler->submit != NULL)
-        request->export->handler->submit(&request->rq);
+    request->export->submitted++;
+    if (request->export->io->submit != NULL)
+        request->export->io->submit(&request->rq);
     else
         queue_blocking(request);
 }
@@ -160,15 +167,37 @@ void request_submit(struct request *request)
         write_zeroes(request);
 }
 
+/* FUA and zeroes may have been taken apart, and a flush may stand for a write by now. */
+void request_repeat(struct request *request)
+{
+    struct nbd_request *rq = &request->rq;
+
+    if (!request->loading) {
+        bool zero = request->type == NBD_CMD_WRITE && request->buffer == NULL;
+
+        rq->op = zero ? NBD_OP_WRITE_ZEROES : request->type;
+        rq->flags = request->wire_flags & (NBD_RQ_FUA | NBD_RQ_NO_HOLE | NBD_RQ_FAST_ZERO);
+        rq->offset = request->type == NBD_CMD_FLUSH ? 0 : request->offset;
+        rq->length = request->length;
+        rq->data = request->buffer;
+    }
+    request_submit(request);
+}
+
+bool request_is_orphan(const struct request *request)
+{
+    return request->expired || request->conn->phase == PHASE_CLOSING;
+}
+
 int request_try_now(const struct export *export, struct nbd_request *rq)
 {
-    if (export->handler->try_now == NULL || lacks_fua(rq) || lacks_zeroes(rq))
+    if (export->io->try_now == NULL || lacks_fua(rq) || lacks_zeroes(rq))
         return -EAGAIN;
-    return export->handler->try_now(rq);
+    return export->io->try_now(rq);
 }
 
 void request_submit_batch(struct export *export)
 {
-    if (export->handler->submit_batch != NULL)
-        export->handler->submit_batch(&export->dev);
+    if (export->io->submit_batch != NULL)
+        export->io->submit_batch(&export->dev);
 }

@@ -37,11 +37,13 @@ struct request {
     int64_t since_ns;         /* ... when it was handed over; 0: not watched */
     bool expired;             /* answered; only its end is awaited */
     bool aside;               /* its buffer does not count any more */
+    bool held;                /* away.c has it, not the handler */
     bool flush_after;         /* FUA, by a flush after the write */
     bool blocks;              /* keeps a worker busy, or waits for one */
     uint64_t zeroed;          /* bytes, of zeroes by writing */
     uint16_t type;            /* the client's: NBD_CMD_* */
     uint16_t wire_flags;      /* the client's: NBD_CMD_FLAG_* */
+    uint64_t changes;         /* FLUSH: the export's when it was submitted */
 
     /* commands.c: */
     uint64_t cookie;          /* in network order, as it came */
@@ -69,6 +71,19 @@ struct request {
 
 /* Loop thread. Start it; request->completed() is called on the loop, maybe at once. */
 void request_submit(struct request *request);
+
+/* Loop thread. The same once more, from its beginning: the handler could not finish it. */
+void request_repeat(struct request *request);
+
+/* Loop thread. One request or question less that the handler has. */
+static inline void request_left(struct export *export)
+{
+    if (--export->submitted == 0 && export->io != export->handler)
+        export_is_idle(export);
+}
+
+/* It was answered, or its client has gone: nobody waits for how it ends. */
+bool request_is_orphan(const struct request *request);
 
 /* Loop thread. Serve it at once if that cannot block: 0 or a negative errno; -EAGAIN: submit
  * it instead. rq (dev, offset, length, op, flags, data) is lent for the call. */

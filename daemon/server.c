@@ -84,6 +84,7 @@ struct server *server_new(struct config *config, struct nbd_failure *why)
     load_handlers(server);
     server->sums = sums_table_new();
     server->registry = registry_new(server);
+    handler_on_reports(export_lost, export_fenced, export_troubled);
     server->buffers = buffer_pool_new(server->loop, config->max_inflight_bytes);
     server->connections = connection_table_new(server, &limits);
     server->mappings = mapping_table_new(server);

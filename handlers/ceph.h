@@ -158,7 +158,7 @@ struct session *session_ref(struct session *session);
 void session_unref(struct session *session); /* the last one closes: in a job only */
 
 /* The cluster has shut us out: neither session nor connection is of use. Any thread. */
-void session_lost(struct session *session);
+void session_lost(struct session *session, struct nbd_device *dev);
 
 /* ---- ceph_create.c: worker thread ---- */
 

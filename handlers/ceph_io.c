@@ -37,7 +37,7 @@ static struct session *session_of(const struct nbd_request *rq)
 static int answer_of(struct nbd_request *rq, ssize_t result)
 {
     if (result == BLOCKLISTED) {
-        session_lost(session_of(rq));
+        session_lost(session_of(rq), rq->dev);
         return -EIO;
     }
     if (rq->op != NBD_OP_READ)

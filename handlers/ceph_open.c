@@ -15,13 +15,20 @@ void open_init(const struct nbd_config *config)
     host = config->host;
 }
 
-void session_lost(struct session *session)
+void session_lost(struct session *session, struct nbd_device *dev)
 {
+    g_autofree char *reason = NULL;
+
     atomic_store(&session->cluster->lost, true);
-    if (!atomic_exchange(&session->lost, true))
-        host->log(NBD_LOG_ERROR, "ceph: the cluster has blocklisted this client: '%s' is "
-                  "lost, and every request fails until the export is opened again",
-                  session->image->shown);
+    if (atomic_exchange(&session->lost, true))
+        return;
+    reason = g_strdup_printf("the cluster has blocklisted this client, '%s' is lost",
+                             session->image->shown);
+    if (nbd_host_has(host, fenced))
+        host->fenced(dev, reason);
+    else
+        host->log(NBD_LOG_ERROR, "ceph: %s, and every request fails until the export is opened "
+                  "again", reason);
 }
 
 /* ---- Sessions ---- */

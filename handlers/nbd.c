@@ -125,7 +125,8 @@ static int map(struct nbd_device *dev, struct nbd_failure *why)
         host->log(NBD_LOG_WARNING, "nbd '%s': the server takes %u of %u connections",
                   dev->target, connected.n, remote->address->connections);
     remote->size = traits.size;
-    remote->session = session_open(host, remote->address, remote->timeout_s, &connected, why);
+    remote->session = session_open(host, dev, remote->address, remote->timeout_s, &connected,
+                                   why);
     if (remote->session == NULL)
         return -why->code;
     describe(dev, &traits);

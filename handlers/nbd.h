@@ -95,6 +95,7 @@ enum session_state {
 struct session {
     /* Set once by session_open(). */
     const struct nbd_host *host;
+    struct nbd_device *dev;
     struct address *address;
     struct traits traits; /* what clients have been told */
     int64_t timeout_us;   /* of a request */
@@ -118,6 +119,7 @@ struct session {
     int64_t retry_at; /* in SESSION_WAITING */
     int64_t pause_us; /* before the next attempt */
     bool complained;  /* the failed attempts of this loss are in the log */
+    bool reported;    /* the daemon knows that the server is away */
     int attempt_result;
     struct nbd_failure attempt_why;
     struct connected attempt; /* new connections, before they are in use */
@@ -138,8 +140,8 @@ struct session {
 
 /* Worker thread. Takes over the connections and a reference to the address. NULL and *why
  * when there are no descriptors left. */
-struct session *session_open(const struct nbd_host *host, struct address *address,
-                             unsigned timeout_s, struct connected *connected,
+struct session *session_open(const struct nbd_host *host, struct nbd_device *dev,
+                             struct address *address, unsigned timeout_s, struct connected *connected,
                              struct nbd_failure *why);
 
 /* Worker thread; the loop thread when the loop has ended. No task is outstanding. */

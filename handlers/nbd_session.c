@@ -211,8 +211,18 @@ static int check_same(const struct session *session, const struct traits *now,
     return 0;
 }
 
+/* The daemon shows it; NULL: the server is back. */
+static void tell_daemon(struct session *session, const char *reason)
+{
+    if (!nbd_host_has(session->host, troubled) || (reason == NULL && !session->reported))
+        return;
+    session->reported = reason != NULL;
+    session->host->troubled(session->dev, reason);
+}
+
 static void attempt_failed(struct session *session)
 {
+    tell_daemon(session, session->attempt_why.message);
     session->host->log(session->complained ? NBD_LOG_DEBUG : NBD_LOG_WARNING,
                        "nbd: %s; trying again", session->attempt_why.message);
     session->complained = true;
@@ -224,6 +234,7 @@ static void refuse_server(struct session *session)
     if (g_strcmp0(session->fault, session->attempt_why.message) != 0) {
         g_free(session->fault);
         session->fault = g_strdup(session->attempt_why.message);
+        tell_daemon(session, session->fault);
         session->host->log(NBD_LOG_ERROR, "nbd: %s; all requests fail until it is as before "
                            "or the export is opened anew", session->fault);
     }
@@ -241,6 +252,7 @@ static void come_back(struct session *session)
                            session->address->shown, session->traits.size);
     session->host->log(NBD_LOG_INFO, "nbd '%s': connected again", session->address->shown);
     g_clear_pointer(&session->fault, g_free);
+    tell_daemon(session, NULL);
     adopt(session, &session->attempt);
 }
 
@@ -418,13 +430,14 @@ static bool open_descriptors(struct session *session)
            epoll_ctl(session->epoll_fd, EPOLL_CTL_ADD, session->timer_fd, &event) == 0;
 }
 
-struct session *session_open(const struct nbd_host *host, struct address *address,
-                             unsigned timeout_s, struct connected *connected,
+struct session *session_open(const struct nbd_host *host, struct nbd_device *dev,
+                             struct address *address, unsigned timeout_s, struct connected *connected,
                              struct nbd_failure *why)
 {
     struct session *session = g_new0(struct session, 1);
 
     session->host = host;
+    session->dev = dev;
     session->address = address;
     session->traits = connected->traits;
     session->has_allocation = connected->traits.has_allocation;

@@ -12,7 +12,7 @@
  * device the control callbacks (cfg_parse ... resize) never run at the same time as each other.
  *
  * ABI history:
- *   1  first version
+ *   1  first version; since then the host has got lost(), fenced(), troubled()
  */
 #ifndef NBD_RUNNER_HANDLER_H
 #define NBD_RUNNER_HANDLER_H
@@ -66,6 +66,7 @@ enum nbd_log_level {
 };
 
 struct nbd_watch;
+struct nbd_device;
 
 /* The daemon's services. Valid until the library is unloaded. New members go at the end. */
 struct nbd_host {
@@ -85,7 +86,29 @@ struct nbd_host {
 
     /* Any thread. Runs fn(arg) on the loop. */
     void (*post)(void (*fn)(void *arg), void *arg);
+
+    /* -- Later than the first version: ask nbd_host_has() first. -- */
+
+    /* Any thread, while the device is mapped: before unmap() returns. This backstore will
+     * serve nothing any more, unless it is unmapped and mapped again; `reason` is a sentence
+     * for the operator. Report it before the requests that failed with it are ended. The daemon
+     * then gives no more requests, waits until those that are outstanding have ended, calls
+     * unmap() and tries map() until it succeeds. Requests that have ended with an error since
+     * are repeated. Not for handlers with sendfile_fd(). */
+    void (*lost)(struct nbd_device *dev, const char *reason);
+
+    /* The same, but somebody has shut us out on purpose and may use the backstore himself by
+     * now. What clients have asked for until it is open again must not come late: it fails. */
+    void (*fenced)(struct nbd_device *dev, const char *reason);
+
+    /* Any thread, likewise. The backstore is away, but the handler holds or fails requests and
+     * keeps trying by itself, whether or not there are any. The export is shown as faulted, for
+     * this reason, and takes no new clients. NULL: it is back. */
+    void (*troubled)(struct nbd_device *dev, const char *reason);
 };
+
+#define nbd_host_has(host, member)                                                            \
+    ((host)->size >= offsetof(struct nbd_host, member) + sizeof((host)->member))
 
 /* What handler_init() gets. Valid until the library is unloaded; keep the pointer. */
 struct nbd_config {

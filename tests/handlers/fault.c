@@ -12,6 +12,10 @@
  *   open_delay_ms=N, open_hold=PATH, open_error=EIO    the same for map()
  *   open_error_if=PATH                                 ... as long as this file exists
  *   create_error=EIO                                   the same for create()
+ *   lost_if=PATH       when this file exists, a request removes it, reports the backstore as
+ *                      lost and fails, as all do until it is opened again
+ *   fenced=true        reports it as fenced instead
+ *   troubled_if=PATH   the same, but it is back when this file is gone and a request comes
  *   holes=true         says that each second piece of 64 KiB is a hole
  *   extents_hold=PATH  says nothing about holes as long as this file exists
  *
@@ -29,14 +33,17 @@
 #define OP_ANY UINT64_MAX
 #define PIECE (UINT64_C(64) << 10)
 
+static const struct nbd_host *host;
+
 struct fault {
     uint64_t size;
     char *bytes;
 
     uint64_t delay_ms, open_delay_ms, every, op;
     uint64_t error, open_error, create_error;
-    bool on_thread, holes;
-    const char *hold, *open_hold, *open_error_if, *extents_hold; /* the daemon's, as dev->opts */
+    bool on_thread, holes, fenced, is_lost, is_troubled;
+    const char *hold, *open_hold, *open_error_if, *extents_hold, *lost_if,
+        *troubled_if; /* the daemon's, as dev->opts */
 
     uint64_t seen; /* requests that `op` means; loop thread */
 
@@ -152,12 +159,18 @@ static bool parse_opt(struct fault *fault, const struct nbd_opt *opt)
         fault->hold = opt->value;
     else if (strcmp(opt->key, "open_hold") == 0)
         fault->open_hold = opt->value;
+    else if (strcmp(opt->key, "lost_if") == 0)
+        fault->lost_if = opt->value;
+    else if (strcmp(opt->key, "troubled_if") == 0)
+        fault->troubled_if = opt->value;
     else if (strcmp(opt->key, "open_error_if") == 0)
         fault->open_error_if = opt->value;
     else if (strcmp(opt->key, "extents_hold") == 0)
         fault->extents_hold = opt->value;
     else if (strcmp(opt->key, "holes") == 0 && strcmp(opt->value, "true") == 0)
         fault->holes = true;
+    else if (strcmp(opt->key, "fenced") == 0 && strcmp(opt->value, "true") == 0)
+        fault->fenced = true;
     else if (strcmp(opt->key, "thread") == 0 && strcmp(opt->value, "true") == 0)
         fault->on_thread = true;
     else
@@ -283,6 +296,7 @@ static int map(struct nbd_device *dev, struct nbd_failure *why)
     if (fault->bytes == NULL)
         return nbd_fail(why, ENOMEM, "no memory for %" PRIu64 " bytes", fault->size);
     fault->stop = false;
+    fault->is_lost = fault->is_troubled = false;
     if (pthread_create(&fault->thread, NULL, serve_later, fault) != 0)
         return nbd_fail(why, EAGAIN, "no thread");
     dev->caps = NBD_CAP_FLUSH | NBD_CAP_FUA | NBD_CAP_TRIM | NBD_CAP_WRITE_ZEROES |
@@ -315,8 +329,28 @@ static bool is_to_fail(struct fault *fault, const struct nbd_request *rq)
     return ++fault->seen % fault->every == 0;
 }
 
+static bool exists(const char *path)
+{
+    return path != NULL && access(path, F_OK) == 0;
+}
+
+static bool is_away(struct fault *fault, struct nbd_device *dev)
+{
+    if (exists(fault->lost_if) && unlink(fault->lost_if) == 0) {
+        fault->is_lost = true;
+        (fault->fenced ? host->fenced : host->lost)(dev, "the test says that it is lost");
+    }
+    if (exists(fault->troubled_if) != fault->is_troubled) {
+        fault->is_troubled = !fault->is_troubled;
+        host->troubled(dev, fault->is_troubled ? "the test says that it is away" : NULL);
+    }
+    return fault->is_lost || fault->is_troubled;
+}
+
 static int serve(struct fault *fault, struct nbd_request *rq)
 {
+    if (is_away(fault, rq->dev))
+        return -ESHUTDOWN;
     if (is_to_fail(fault, rq))
         return -(int)fault->error;
     if (rq->op == NBD_OP_READ)
@@ -376,6 +410,6 @@ static struct nbd_handler handler = {
 
 struct nbd_handler *handler_init(const struct nbd_config *config)
 {
-    (void)config;
+    host = config->host;
     return &handler;
 }

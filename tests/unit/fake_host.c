@@ -106,6 +106,12 @@ static void fake_run(void (*work)(void *arg), void (*done)(void *arg), void *arg
     g_thread_pool_push(workers, call, NULL);
 }
 
+static void fake_report(struct nbd_device *dev, const char *reason)
+{
+    (void)dev;
+    fake_log(NBD_LOG_DEBUG, "reported: %s", reason != NULL ? reason : "all is well");
+}
+
 static void fake_post(void (*fn)(void *arg), void *arg)
 {
     push(new_call(NULL, fn, arg));
@@ -120,6 +126,9 @@ const struct nbd_host *fake_host_start(void)
         .unwatch = fake_unwatch,
         .run = fake_run,
         .post = fake_post,
+        .lost = fake_report,
+        .fenced = fake_report,
+        .troubled = fake_report,
     };
 
     for (int i = 0; i < WATCHES; i++)
