@@ -53,7 +53,7 @@ const struct word words_create[] = {
     WORD_READONLY,
     WORD_DESCRIPTION,
     WORD_OPT,
-    WORD_NOWAIT,
+    WORDS_WAIT,
     {.name = NULL},
 };
 
@@ -68,7 +68,7 @@ const struct word words_export_add[] = {
     WORD_READONLY,
     WORD_DESCRIPTION,
     WORD_OPT,
-    WORD_NOWAIT,
+    WORDS_WAIT,
     {.name = NULL},
 };
 
@@ -76,7 +76,7 @@ const struct word words_delete[] = {
     WORD_TARGET,
     WORD_FORCE,
     {.name = "keep-data", .kind = WORD_FLAG, .help = "leave the backing store"},
-    WORD_NOWAIT,
+    WORDS_WAIT,
     {.name = NULL},
 };
 
@@ -87,7 +87,7 @@ const struct word words_export_remove[] = {
      .max = NR_NAME_MAX,
      .help = "name of the export"},
     WORD_FORCE,
-    WORD_NOWAIT,
+    WORDS_WAIT,
     {.name = NULL},
 };
 

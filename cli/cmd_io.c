@@ -5,6 +5,7 @@
  */
 #include "command.h"
 #include "output.h"
+#include "progress.h"
 #include "remote.h"
 
 #include <errno.h>

@@ -59,7 +59,7 @@ const struct word words_export_set[] = {
 
 const struct word words_export_sync[] = {
     WORD_EXPORT,
-    WORD_NOWAIT,
+    WORDS_WAIT,
     {.name = NULL},
 };
 

@@ -6,6 +6,7 @@
 #include "command.h"
 #include "net.h"
 #include "output.h"
+#include "progress.h"
 
 #include <errno.h>
 #include <glib.h>
@@ -382,6 +383,8 @@ static int run_command(struct cli *cli, const struct command *command, const cha
     r = words_parse(&cli->words, argc, argv, why);
     if (r != 0)
         return r;
+    if (words_given(&cli->words, "wait") != NULL && words_given(&cli->words, "nowait") != NULL)
+        return fail_with(why, STATUS_USAGE, "'wait' and 'nowait' exclude each other");
     cli->json = words_has(&cli->words, "json") || words_has(&cli->leading, "json");
     return command->run(cli, why);
 }

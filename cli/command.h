@@ -98,7 +98,8 @@ void cli_backstore_clear(nr_backstore *store);
 const char *cli_host_name(void);
 
 /* What a word of several commands is. */
-#define WORD_NOWAIT                                                                           \
+#define WORDS_WAIT                                                                            \
+    {.name = "wait", .kind = WORD_FLAG, .help = "wait for the job's end (default)"},          \
     {                                                                                         \
         .name = "nowait", .kind = WORD_FLAG,                                                  \
         .help = "print the job's id instead of waiting for it"                                \

@@ -6,6 +6,7 @@
 #include "answer.h"
 #include "follow.h"
 #include "output.h"
+#include "progress.h"
 
 #include <signal.h>
 #include <stdio.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
  *
- * Tables, JSON members, the progress bar.
+ * Tables, JSON members, colours.
  */
 #include "output.h"
 
@@ -13,7 +13,6 @@
 #include <unistd.h>
 
 #define COLUMN_GAP 2
-#define BAR_WIDTH 40
 
 /* ---- Tables ---- */
 
@@ -246,33 +245,4 @@ char *flags_text(uint32_t flags)
         if (flags & flag_names[i].flag)
             g_string_append_printf(text, "%s%s", text->len > 0 ? "," : "", flag_names[i].name);
     return g_string_free(text, FALSE);
-}
-
-/* ---- Progress ---- */
-
-static bool progress_is_shown;
-
-void progress_show(const char *what, uint64_t done, uint64_t total)
-{
-    static int is_terminal = -1;
-    double part = total > 0 ? (double)done / (double)total : 0;
-    int filled;
-
-    if (is_terminal < 0)
-        is_terminal = isatty(STDERR_FILENO);
-    if (!is_terminal)
-        return;
-    filled = (int)(CLAMP(part, 0.0, 1.0) * BAR_WIDTH);
-    fprintf(stderr, "\r%s [%.*s%*s] %3d%%", what, filled,
-            "########################################", BAR_WIDTH - filled, "",
-            (int)(CLAMP(part, 0.0, 1.0) * 100));
-    fflush(stderr);
-    progress_is_shown = true;
-}
-
-void progress_end(void)
-{
-    if (progress_is_shown)
-        fprintf(stderr, "\n");
-    progress_is_shown = false;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
  *
- * Tables for people, JSON for programs, and a progress bar for the waiting. Knows no command.
+ * Tables for people, JSON for programs, and colours. Knows no command.
  */
 #ifndef CLI_OUTPUT_H
 #define CLI_OUTPUT_H
@@ -49,9 +49,5 @@ __attribute__((format(printf, 3, 4))) void paint(FILE *out, enum colour colour,
                                                  const char *format, ...);
 /* What the state of something looks like: "Live", "running", "faulted". */
 enum colour state_colour(const char *state);
-
-/* A line on stderr that redraws itself; nothing at all when stderr is no terminal. */
-void progress_show(const char *what, uint64_t done, uint64_t total);
-void progress_end(void);
 
 #endif

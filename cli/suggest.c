@@ -11,15 +11,6 @@
 
 #define SUGGEST_TIMEOUT_S 2
 
-/* What was given in that position; NULL when the command has none, or it was empty. */
-static const char *given(const struct words *words, const char *name)
-{
-    for (size_t i = 0; i < words->n_slots; i++)
-        if (strcmp(words->slot[i].word->name, name) == 0 && words->slot[i].given)
-            return words->slot[i].text;
-    return NULL;
-}
-
 static char *find_nearest(const struct listing *listing, const char *text, bool is_target,
                           const char *handler)
 {
@@ -36,7 +27,7 @@ static char *find_nearest(const struct listing *listing, const char *text, bool 
 
 void suggest(struct cli *cli, struct failure *why)
 {
-    const char *text = given(&cli->words, "EXPORT");
+    const char *text = words_given(&cli->words, "EXPORT");
     bool is_target = text == NULL;
     struct listing listing = {0};
     struct failure ignored;
@@ -44,7 +35,7 @@ void suggest(struct cli *cli, struct failure *why)
     size_t length = strlen(why->message);
 
     if (is_target)
-        text = given(&cli->words, "TARGET");
+        text = words_given(&cli->words, "TARGET");
     if (text == NULL || cli->client == NULL || (is_target && cli->backstore == NULL))
         return;
     cli->timeout_s = SUGGEST_TIMEOUT_S;

@@ -428,6 +428,15 @@ const struct word *words_expect(struct words *words, int argc, char **argv)
 
 /* ---- Answers ---- */
 
+const char *words_given(const struct words *words, const char *name)
+{
+    int i = slot_by_name(words, name);
+
+    if (i < 0 || !words->slot[i].given)
+        return NULL;
+    return words->slot[i].text != NULL ? words->slot[i].text : name; /* a flag has no text */
+}
+
 static size_t known_slot(const struct words *words, const char *name)
 {
     int i = slot_by_name(words, name);

@@ -84,6 +84,9 @@ int words_next_position(const struct words *words, enum word_kind kind);
 /* The word of "--NAME", with `length` bytes of NAME; -1 when there is none. */
 int words_option(const struct words *words, const char *name, size_t length);
 
+/* What was given, NULL when it was not; for words that the command may not have. */
+const char *words_given(const struct words *words, const char *name);
+
 /* What was given; the name must be in the table. */
 bool words_has(const struct words *words, const char *name);
 const char *words_text(const struct words *words, const char *name, const char *otherwise);

@@ -8,11 +8,15 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <glib.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "answer.h"
 #include "output.h"
+#include "progress.h"
 
 static char *printed(const struct table *table)
 {
@@ -192,6 +196,73 @@ static void an_endpoint_is_written_as_an_address(void **state)
     }
 }
 
+static void progress_tells_part_size_rate_and_time(void **state)
+{
+    static const struct {
+        uint64_t done, total;
+        int64_t elapsed_ms;
+        const char *text;
+    } cases[] = {
+        {0, 0, 0, "0B"},
+        {512, 0, 1000, "512B"},
+        {0, 1 << 30, 0, "  0% of 1.0G"},
+        {256 << 20, 1 << 30, 2000, " 25% of 1.0G, 128.0M/s, 6 s left"},
+        {1 << 30, 1 << 30, 4000, "100% of 1.0G, 256.0M/s"},
+        {2, 1, 1000, "100% of 1B, 2B/s"},
+        {UINT64_MAX, UINT64_MAX, 1, "100% of 16.0E, 16000.0E/s"},
+    };
+    (void)state;
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        char text[PROGRESS_TEXT_MAX];
+
+        assert_string_equal(
+            progress_format(cases[i].done, cases[i].total, cases[i].elapsed_ms, text),
+            cases[i].text);
+    }
+}
+
+/* What two calls write to a stderr that is a file. */
+static char *progress_in_a_file(int64_t line_every_ms)
+{
+    int file = memfd_create("stderr", MFD_CLOEXEC), before = dup(STDERR_FILENO);
+    char *text = g_malloc0(4096);
+
+    dup2(file, STDERR_FILENO);
+    progress_line_every_ms = line_every_ms;
+    progress_show("create", 1, 4);
+    progress_show("create", 4, 4);
+    progress_end();
+    dup2(before, STDERR_FILENO);
+    assert_true(pread(file, text, 4095, 0) >= 0);
+    close(before);
+    close(file);
+    return text;
+}
+
+static void progress_in_a_file_is_a_line_now_and_then(void **state)
+{
+    g_autofree char *quick = progress_in_a_file(10000), *slow = progress_in_a_file(0);
+    (void)state;
+
+    assert_string_equal(quick, "");
+    assert_true(g_str_has_prefix(slow, "create:  25% of 4B"));
+    assert_non_null(strstr(slow, "\ncreate: 100% of 4B"));
+    assert_null(strchr(slow, '\r'));
+}
+
+static void states_have_colours(void **state)
+{
+    (void)state;
+
+    assert_int_equal(state_colour("ready"), COLOUR_GOOD);
+    assert_int_equal(state_colour("Live"), COLOUR_GOOD);
+    assert_int_equal(state_colour("Faulted"), COLOUR_BAD);
+    assert_int_equal(state_colour("draining"), COLOUR_BUSY);
+    assert_int_equal(state_colour("Created"), COLOUR_NONE);
+    assert_int_equal(state_colour("NA"), COLOUR_NONE);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -203,6 +274,9 @@ int main(void)
         cmocka_unit_test(values_of_newer_daemons_are_unknown),
         cmocka_unit_test(invalid_utf8_becomes_valid_json),
         cmocka_unit_test(an_endpoint_is_written_as_an_address),
+        cmocka_unit_test(progress_tells_part_size_rate_and_time),
+        cmocka_unit_test(progress_in_a_file_is_a_line_now_and_then),
+        cmocka_unit_test(states_have_colours),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
