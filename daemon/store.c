@@ -16,6 +16,7 @@
 #include "store_text.h"
 
 #define RETRY_MOST_S 30
+#define HEAD_BYTES 1024 /* about what is in the file besides exports and jobs */
 
 /* Somebody who waits for a write. */
 struct waiter {
@@ -239,9 +240,20 @@ static void add_header(struct document *document, const char *key, struct json_o
     json_object_put(value);
 }
 
+static size_t size_of(const GPtrArray *fragments)
+{
+    size_t size = 0;
+
+    for (unsigned i = 0; i < fragments->len; i++)
+        size += ((const struct fragment *)fragments->pdata[i])->length + strlen(",\n");
+    return size;
+}
+
 static GString *document_of(const struct write *write)
 {
-    struct document *document = document_new();
+    struct document *document =
+        document_new(HEAD_BYTES + size_of(write->exports) + size_of(write->config_exports) +
+                     size_of(write->jobs) + size_of(write->extras));
 
     add_header(document, "format", json_object_new_string(STATE_FORMAT));
     add_header(document, "version", json_object_new_int(STATE_VERSION));

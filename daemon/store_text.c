@@ -92,11 +92,11 @@ static void next_member(struct document *document)
     document->has_members = true;
 }
 
-struct document *document_new(void)
+struct document *document_new(size_t size_hint)
 {
     struct document *document = g_new0(struct document, 1);
 
-    document->text = g_string_new(NULL);
+    document->text = g_string_sized_new(size_hint);
     document->checksum = g_checksum_new(G_CHECKSUM_SHA256);
     add_line(document, "{");
     return document;

@@ -26,7 +26,8 @@ void fragment_unref(void *fragment);
 
 /* The whole file. A section is an object made of fragments. */
 struct document;
-struct document *document_new(void);
+/* `size_hint`: bytes that the text will have, more or less. */
+struct document *document_new(size_t size_hint);
 void document_member(struct document *document, const struct fragment *fragment);
 /* `fragments`: struct fragment *, in order. */
 void document_section(struct document *document, const char *name, const GPtrArray *fragments);
