@@ -194,6 +194,30 @@ def states():
     yield "deep", b"[" * 200 + b"]" * 200
 
 
+def configurations():
+    generic = b"[generic]\n"
+    yield "none", b""
+    yield "settings", (generic + b"threads = 2\nrpchost = ::1, 10.0.0.1\nrpc_allow=10.0.0.0/8\n"
+                       b"max_inflight_bytes = 1G\nlog_level=debug\nfile_roots=/a;/b\n"
+                       b"drain_timeout=3\nnbd_allow=::1\nrequest_timeout=9\n")
+    yield "stock", (generic + b"\tuser = nbd\n\tport = 10809\n\tlistenaddr = ::\n"
+                    b"allowlist = true\nunixsock=/s\nmax_threads=4\nduallisten=false\n"
+                    b"[export1]\n\texportname = /x\n\tcopyonwrite = false\n\ttimeout = 30\n"
+                    b"\tvirtstyle = ipliteral\n\tfilesize = 10000\n")
+    yield "tls", generic + b"certfile=/c\nkeyfile=/k\ncacertfile=/a\nforce_tls=true\n"
+    export = (b"[a]\r\nbackstore = gluster\r\ntarget = v/f\r\nopt.host = g\r\nsize = 1G\r\n"
+              b"create = true\r\nprealloc = true\r\nreadonly = 0\r\ntrim = false\r\n"
+              b"description = a\\sb\r\nhidden = 1\r\nacl = 10.0.0.0/8 ::1\r\n"
+              b"default_deny = 1\r\nmax_connections = 3\r\ndrain_timeout = 5\r\n"
+              b"detect-zeroes = on\r\nauthfile = main\r\n")
+    yield "exports", generic + b"\0" + export
+    yield "twice", b"[a]\nexportname=/a\n\0[a]\nexportname=/a\n"
+    yield "shared", b"[a]\nexportname=/a\n\0[b]\nexportname=/a\nreadonly=true\n"
+    yield "keys", b"\0[a]\nkillswitch=1\nbitmaps=x\nprerun=y\nport=1\nsync=true\n"
+    yield "mistakes", b"x=1\n[a\n[b]c]\n[a]\n[a]\ny\n=z\nk=1\nk=2\n"
+    yield "bytes", b"\xef\xbb\xbf[a]\n\0[a]\nx=\xff\n"
+
+
 def main():
     if len(sys.argv) != 2:
         sys.exit("usage: make-corpus.py DIRECTORY")
@@ -206,6 +230,8 @@ def main():
         write("fuzz_rpc", name, data)
     for name, data in states():
         write("fuzz_state", name, data)
+    for name, data in configurations():
+        write("fuzz_config", name, data)
 
 
 main()
