@@ -46,6 +46,7 @@ static const struct {
     PROCEDURE(NR_HELLO, nr_hello_args, nr_hello_res),
     PROCEDURE(NR_CREATE, nr_create_args, nr_job_res),
     PROCEDURE(NR_DELETE, nr_delete_args, nr_job_res),
+    PROCEDURE(NR_RESIZE, nr_resize_args, nr_job_res),
     PROCEDURE(NR_PREMAP, nr_map_args, nr_ticket_res),
     PROCEDURE(NR_POSTMAP, nr_postmap_args, nr_mapping_res),
     PROCEDURE(NR_UNMAP, nr_unmap_args, nr_mapping_res),

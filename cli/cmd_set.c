@@ -54,6 +54,12 @@ const struct word words_export_set[] = {
      .value = "TIME",
      .max = 86400,
      .help = "how long its clients may stay when it is removed (0: as the daemon's)"},
+    {.name = "size",
+     .kind = WORD_VALUE,
+     .type = TYPE_SIZE,
+     .value = "SIZE",
+     .help = "of the backing store, as 'BACKSTORE resize' does it"},
+    {.name = "shrink", .kind = WORD_FLAG, .help = "although what is behind the new end is lost"},
     {.name = NULL},
 };
 
@@ -138,7 +144,8 @@ static int collect_settings(const struct words *words, GArray *rows, struct fail
         bool value = false;
         int r;
 
-        if (!words_has(words, word->name))
+        if (!words_has(words, word->name) || strcmp(word->name, "size") == 0 ||
+            strcmp(word->name, "shrink") == 0)
             continue;
         if (g_strcmp0(word->value, "yes|no") == 0) {
             r = read_bool(word->name, words_text(words, word->name, ""), &value, why);
@@ -154,9 +161,6 @@ static int collect_settings(const struct words *words, GArray *rows, struct fail
         row.key = g_strdelimit(g_strdup(word->name), "-", '_');
         g_array_append_val(rows, row);
     }
-    if (rows->len == 0)
-        return fail_with(why, STATUS_USAGE, "nothing to set; 'nbd-cli export set help' lists "
-                                            "the settings");
     return 0;
 }
 
@@ -168,18 +172,13 @@ static void clear_row(gpointer data)
     g_free(row->value);
 }
 
-int cmd_export_set(struct cli *cli, struct failure *why)
+static int change_settings(struct cli *cli, const char *name, GArray *rows,
+                           struct failure *why)
 {
-    const char *name = words_text(&cli->words, "EXPORT", "");
-    g_autoptr(GArray) rows = g_array_new(FALSE, FALSE, sizeof(nr_opt));
     nr_export_set_args args = {.name = (char *)name};
     nr_settings_res res;
-    int r;
+    int r = cli_client(cli, why);
 
-    g_array_set_clear_func(rows, clear_row);
-    r = collect_settings(&cli->words, rows, why);
-    if (r == 0)
-        r = cli_client(cli, why);
     args.settings.rows.rows_val = (nr_opt *)(void *)rows->data;
     args.settings.rows.rows_len = rows->len;
     if (r == 0)
@@ -189,6 +188,28 @@ int cmd_export_set(struct cli *cli, struct failure *why)
     answer_settings(cli, name, &res.nr_settings_res_u.settings);
     client_free(NR_EXPORT_SET, &res);
     return 0;
+}
+
+int cmd_export_set(struct cli *cli, struct failure *why)
+{
+    static const nr_backstore none = {.handler = (char *)"", .target = (char *)""};
+    const char *name = words_text(&cli->words, "EXPORT", "");
+    g_autoptr(GArray) rows = g_array_new(FALSE, FALSE, sizeof(nr_opt));
+    bool resizes = words_has(&cli->words, "size");
+    int r;
+
+    g_array_set_clear_func(rows, clear_row);
+    r = collect_settings(&cli->words, rows, why);
+    if (r == 0 && words_has(&cli->words, "shrink") && !resizes)
+        r = fail_with(why, STATUS_USAGE, "'shrink' goes with 'size SIZE'");
+    if (r == 0 && rows->len == 0 && !resizes)
+        r = fail_with(why, STATUS_USAGE, "nothing to set; 'nbd-cli export set help' lists "
+                                            "the settings");
+    if (r == 0 && rows->len > 0)
+        r = change_settings(cli, name, rows, why);
+    if (r == 0 && resizes)
+        r = resize_export(cli, name, &none, why);
+    return r;
 }
 
 /* ---- The access list ---- */

@@ -30,6 +30,8 @@ const struct command commands[] = {
      cmd_create},
     {GROUP_BACKSTORE, "delete", "remove an export and its backing store", words_delete,
      cmd_delete},
+    {GROUP_BACKSTORE, "resize", "change the size of a backing store and of what is mapped here",
+     words_resize, cmd_resize},
     {GROUP_BACKSTORE, "map", "attach an export to a local /dev/nbdN", words_map, cmd_map},
     {GROUP_BACKSTORE, "unmap", "detach it again", words_unmap, cmd_unmap},
     {GROUP_BACKSTORE, "list", "local devices and the daemon's backstores", words_list,

@@ -105,6 +105,11 @@ const char *cli_host_name(void);
         .help = "print the job's id instead of waiting for it"                                \
     }
 
+/* cmd_resize.c: change the size of an export by its name, or else its backstore, as the words
+ * "size" and "shrink" say, and that of the devices of this host that it is mapped as. */
+int resize_export(struct cli *cli, const char *name, const nr_backstore *store,
+                  struct failure *why);
+
 /* suggest.c: add to a failure that nothing has that name which one was probably meant. */
 void suggest(struct cli *cli, struct failure *why);
 
@@ -131,6 +136,7 @@ int cmd_log_level(struct cli *cli, struct failure *why);
 int cmd_map(struct cli *cli, struct failure *why);
 int cmd_monitor(struct cli *cli, struct failure *why);
 int cmd_read(struct cli *cli, struct failure *why);
+int cmd_resize(struct cli *cli, struct failure *why);
 int cmd_restore(struct cli *cli, struct failure *why);
 int cmd_status(struct cli *cli, struct failure *why);
 int cmd_unmap(struct cli *cli, struct failure *why);
@@ -140,7 +146,8 @@ int cmd_write(struct cli *cli, struct failure *why);
 extern const struct word words_acl[], words_clients[], words_create[], words_delete[],
     words_export_add[], words_export_name[], words_export_remove[], words_export_set[],
     words_export_sync[], words_info[], words_job[], words_kick[], words_list[],
-    words_log_level[], words_map[], words_monitor[], words_read[], words_restore[],
+    words_log_level[], words_map[], words_monitor[], words_read[], words_resize[],
+    words_restore[],
     words_status[], words_unmap[], words_write[];
 
 #endif

@@ -482,7 +482,7 @@ static bool may_be_hole(const struct connection *conn)
 static size_t read_buffered(struct connection *conn, const struct command *cmd)
 {
     struct request *request = new_payload_request(conn, cmd);
-    uint64_t left = conn->export->size - cmd->offset;
+    uint64_t left = connection_size(conn) - cmd->offset;
     struct extent_view view;
 
     if (request == NULL)
@@ -766,7 +766,7 @@ size_t command_block_status(struct connection *conn, const struct command *cmd,
     request = new_request(conn, cmd);
     request->contexts = cmd->contexts;
     command_handed_over(conn, request);
-    extents_scan(conn->export, cmd->offset, conn->export->size - cmd->offset, on_scanned,
+    extents_scan(conn->export, cmd->offset, connection_size(conn) - cmd->offset, on_scanned,
                  request);
     return 0;
 }

@@ -101,6 +101,7 @@ struct connection {
 
     /* transmission.c: */
     struct export *export;          /* a user of it; NULL before */
+    uint64_t size;                  /* of the export, as it was told */
     struct mapping *mapping;        /* that it carries, or NULL; not owned */
     bool readonly;
     uint16_t flags;                 /* transmission flags as they were told */
@@ -114,6 +115,13 @@ struct connection {
     size_t taken_bytes;             /* of inline work this turn */
     uint64_t requests, read_bytes, write_bytes;
 };
+
+/* How far requests may reach. A client keeps to the size that it was told. The kernel behind a
+ * mapping is told a new one without a new connection. */
+static inline uint64_t connection_size(const struct connection *conn)
+{
+    return conn->mapping != NULL ? conn->export->size : MIN(conn->size, conn->export->size);
+}
 
 struct connection_table;
 

@@ -63,6 +63,7 @@ static const struct rpc_procedure procedures[] = {
     [NR_HANDLERS] = { .name = "HANDLERS", .encode_result = (xdrproc_t)xdr_nr_handlers_res,
                       .start = control_handlers },
     [NR_SYNC] = PROCEDURE("SYNC", nr_name_args, nr_job_res, control_sync),
+    [NR_RESIZE] = PROCEDURE("RESIZE", nr_resize_args, nr_job_res, control_resize),
     [NR_RELOAD] = { .name = "RELOAD", .encode_result = (xdrproc_t)xdr_nr_reload_res,
                     .start = control_reload },
     [NR_COUNTERS] = PROCEDURE("COUNTERS", nr_counters_args, nr_counters_res,

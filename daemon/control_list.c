@@ -193,6 +193,7 @@ void control_list(struct rpc_call *call, void *args, void *arg)
         nr_export *row = &ok->rows.rows_val[ok->rows.rows_len];
 
         control_describe_export(export, texts, row);
+        export_look_at_size(export); /* for the next time: this answer does not wait */
         bytes += xdr_sizeof((xdrproc_t)xdr_nr_export, row);
         if (bytes > PAGE_BYTES && ok->rows.rows_len > 0) {
             control_clear_export(row);
@@ -225,6 +226,7 @@ void control_export_get(struct rpc_call *call, void *args, void *arg)
     }
     texts = g_string_chunk_new(1024);
     control_describe_export(export, texts, &result.nr_export_res_u.x);
+    export_look_at_size(export);
     rpc_reply(call, &result);
     control_clear_export(&result.nr_export_res_u.x);
     g_string_chunk_free(texts);

@@ -24,6 +24,7 @@ control_procedure control_hello, control_status, control_log_level, control_hand
 control_procedure control_create, control_delete;                        /* control_export.c */
 control_procedure control_export_set, control_export_settings, control_acl_get,
     control_acl_set;                                                     /* control_set.c */
+control_procedure control_resize;                                        /* control_resize.c */
 control_procedure control_sync;                                          /* control_sync.c */
 control_procedure control_premap;                                        /* control_map.c */
 control_procedure control_postmap, control_unmap;                        /* control_unmap.c */

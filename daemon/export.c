@@ -30,6 +30,9 @@
 #define RETRY_MAX_S 60
 #define TRIALS_MAX 4 /* attempts that nobody waits for, at once: they take workers */
 
+/* Its size is looked at so often at most, but for each new user. */
+#define LOOK_AGAIN_US (5 * G_USEC_PER_SEC)
+
 #define DETECT_ZEROES "detect-zeroes"
 
 enum backstore { CLOSED, OPEN };
@@ -77,6 +80,11 @@ struct export_private {
     export_done *made_done;   /* a create runs */
     export_done *delete_done; /* a delete is wanted or runs */
     void *store_arg;          /* of the create or delete */
+    export_done *resize_done; /* a resize is wanted or runs */
+    void *resize_arg;
+    uint64_t resize_to;
+    int64_t looked_us;        /* at the size, when it was open; monotonic */
+    bool look;                /* at it again, though nobody waits */
     void (*on_closed)(void *arg);
     void *closed_arg;
     void (*on_gone)(void *arg);
@@ -853,6 +861,7 @@ static void take_facts(struct export *export, const struct call *call)
 
     export->private->caps = dev->caps;
     export->size = export->serve_bytes > 0 ? export->serve_bytes : call->size;
+    export->private->looked_us = g_get_monotonic_time();
     export->min_block = is_power_of_two(dev->min_block) && dev->min_block <= 65536
                             ? dev->min_block : 1;
     export->pref_block = is_power_of_two(dev->pref_block) && dev->pref_block <= 1u << 22
@@ -1117,14 +1126,6 @@ void export_open(struct export *export, unsigned timeout_ms, export_done *done, 
         done(arg, -ESHUTDOWN, &why);
         return;
     }
-    if (x->backstore == OPEN && !x->busy && x->delete_done == NULL && !x->lost &&
-        !x->troubled && export->handler->probe == NULL) {
-        x->users++;
-        x->close_soon = false;
-        evtimer_del(x->linger);
-        done(arg, 0, NULL);
-        return;
-    }
     waiter = g_new0(struct waiter, 1);
     waiter->x = x;
     waiter->done = done;
@@ -1144,11 +1145,31 @@ void export_open(struct export *export, unsigned timeout_ms, export_done *done, 
 
 static void work_probe(struct call *call)
 {
-    int64_t size = call->export->handler->probe(&call->export->dev, &call->why);
+    const struct nbd_handler *handler = call->export->handler;
+    int64_t size;
 
     /* Whatever else is wrong with the name: what is open can be used. */
-    if (size == -ESTALE)
+    if (handler->probe != NULL && handler->probe(&call->export->dev, &call->why) == -ESTALE) {
         settle(call, -ESTALE, "join");
+        return;
+    }
+    size = handler->get_size(&call->export->dev);
+    call->size = size >= 0 ? (uint64_t)size : call->export->size;
+}
+
+static void take_size(struct export *export, uint64_t size)
+{
+    export->private->looked_us = g_get_monotonic_time();
+    if (export->serve_bytes > 0)
+        size = MIN(size, export->serve_bytes);
+    if (size == export->size)
+        return;
+    log_info("export \"%s\" has %" PRIu64 " bytes now, before %" PRIu64, export->name, size,
+             export->size);
+    export->size = size;
+    export->changes++; /* what is known of its extents is of no use any more */
+    if (export->server->store != NULL && !export->private->removed)
+        store_changed(export->server->store, export);
 }
 
 /* Nobody joins those who see other bytes. Without any, it is closed and opened anew. */
@@ -1156,7 +1177,9 @@ static void end_probe(struct call *call)
 {
     struct export_private *x = call->export->private;
 
+    x->look = false;
     if (call->result == 0) {
+        take_size(call->export, call->size);
         answer_all(x, 0, NULL);
         if (x->users == 0) /* nobody waits any more */
             start_linger(x);
@@ -1166,6 +1189,84 @@ static void end_probe(struct call *call)
         log_warning("export \"%s\": %s", call->export->name, call->why.message);
         answer_all(x, -ESHUTDOWN, &call->why);
     }
+}
+
+void export_look_at_size(const struct export *export)
+{
+    struct export_private *x = export->private;
+
+    if (x->backstore != OPEN || x->busy || x->removed ||
+        g_get_monotonic_time() - x->looked_us < LOOK_AGAIN_US)
+        return;
+    x->look = true;
+    advance(x->export);
+}
+
+/* ---- Resizing ---- */
+
+static void work_resize(struct call *call)
+{
+    struct export *export = call->export;
+    int64_t size;
+
+    if (export->handler->resize == NULL) {
+        settle(call, nbd_fail(&call->why, ENOTSUP, "the %s backstore cannot be resized from "
+                              "here", export->handler_name), "resize");
+        return;
+    }
+    export->dev.size = export->private->resize_to;
+    if (settle(call, export->handler->resize(&export->dev, &call->why), "resize") < 0)
+        return;
+    size = export->handler->get_size(&export->dev);
+    if (size < 0)
+        settle(call, (int)size, "get the size of");
+    else
+        call->size = (uint64_t)size;
+}
+
+static void end_resize(struct call *call)
+{
+    struct export_private *x = call->export->private;
+    export_done *done = x->resize_done;
+
+    x->resize_done = NULL;
+    if (call->result == 0)
+        take_size(call->export, call->size);
+    done(x->resize_arg, call->result, &call->why);
+}
+
+/* Here and not earlier: nobody can connect between this check and the end of the call. */
+static void start_resize(struct export *export)
+{
+    struct export_private *x = export->private;
+    bool is_used = export->connections > 0 || export->mappings->len > 0;
+    export_done *done = x->resize_done;
+    struct nbd_failure why;
+
+    if (x->backstore == OPEN && (x->resize_to >= export->size || !is_used)) {
+        start_call(export, work_resize, end_resize);
+        return;
+    }
+    if (x->backstore != OPEN)
+        nbd_fail(&why, EIO, "the backstore of export \"%s\" was lost meanwhile; try again when "
+                 "it is back", export->name);
+    else
+        nbd_fail(&why, EBUSY, "export \"%s\" is in use by %u connection(s) and mapped %u "
+                 "time(s), so it cannot become smaller; unmap it and end them first",
+                 export->name, export->connections, export->mappings->len);
+    x->resize_done = NULL;
+    done(x->resize_arg, -why.code, &why); /* ends a use of the export: goes on from there */
+}
+
+void export_resize(struct export *export, uint64_t size, export_done *done, void *arg)
+{
+    struct export_private *x = export->private;
+
+    assert(x->users > 0 && x->resize_done == NULL);
+    x->resize_done = done;
+    x->resize_arg = arg;
+    x->resize_to = size;
+    advance(export);
 }
 
 /* ---- Closing ---- */
@@ -1385,7 +1486,9 @@ static void advance(struct export *export)
     }
     if (x->backstore == OPEN)
         x->try_now = false; /* it is */
-    if (x->backstore == CLOSED) {
+    if (x->resize_done != NULL) {
+        start_resize(export);
+    } else if (x->backstore == CLOSED) {
         advance_closed(export);
     } else if (x->lost && !x->removed) {
         evtimer_del(x->linger);
@@ -1394,10 +1497,9 @@ static void advance(struct export *export)
     } else if (x->waiters.length > 0 && x->delete_done == NULL && !x->stale && !x->troubled) {
         evtimer_del(x->linger);
         x->close_soon = false;
-        if (export->handler->probe != NULL)
-            start_call(export, work_probe, end_probe);
-        else
-            answer_all(x, 0, NULL);
+        start_call(export, work_probe, end_probe);
+    } else if (x->look && !x->stale && !x->troubled) {
+        start_call(export, work_probe, end_probe);
     } else if (x->users == 0 && (x->close_soon || x->stale)) {
         evtimer_del(x->linger);
         start_call(export, work_close, end_close);

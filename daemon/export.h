@@ -210,6 +210,14 @@ void export_create(struct export *export, export_done *done, void *arg);
 void export_create_cancel(struct export *export);
 void export_create_progress(struct export *export, uint64_t *ret_done, uint64_t *ret_total);
 
+/* Change the size of the backing store; the caller is a user. A smaller one is refused (-EBUSY)
+ * while a client is connected or the export is mapped. */
+void export_resize(struct export *export, uint64_t size, export_done *done, void *arg);
+
+/* See whether the size of the backing store was changed by others, if it is open and was not
+ * looked at for some seconds. */
+void export_look_at_size(const struct export *export);
+
 /* Delete the backing store. The export has no user; it is closed first. Success when it was
  * gone already (result -ENOENT is turned into 0). The caller then removes the export. */
 void export_delete(struct export *export, export_done *done, void *arg);

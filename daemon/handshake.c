@@ -240,6 +240,7 @@ static void start_transmission(struct connection *conn, struct export *export,
                                struct mapping *mapping, uint16_t flags)
 {
     conn->export = export;
+    conn->size = export->size;
     conn->readonly = is_readonly(export, mapping);
     conn->flags = flags;
     conn->mapping = mapping;

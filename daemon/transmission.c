@@ -101,8 +101,9 @@ static struct refusal check_range(const struct connection *conn, const struct co
                                   const struct rule *rule)
 {
     const struct export *export = conn->export;
+    uint64_t size = connection_size(conn);
 
-    if (cmd->offset > export->size || cmd->length > export->size - cmd->offset)
+    if (cmd->offset > size || cmd->length > size - cmd->offset)
         return (struct refusal){ rule->past_the_end, "the range leaves the export" };
     if ((cmd->type == NBD_CMD_READ || cmd->type == NBD_CMD_WRITE) &&
         cmd->length > EXPORT_MAX_BLOCK)
