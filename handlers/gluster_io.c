@@ -9,10 +9,12 @@
 #include <fcntl.h>
 #include <glib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "gluster.h"
 
 #define ZEROES_BYTES (UINT64_C(1) << 20) /* written at a time */
+#define NGROUPS_TOLD 64              /* with more, gluster asks for itself */
 #define SLICE_BYTES (UINT64_C(1) << 30)  /* at a time, when bricks may take long over it */
 
 static const struct nbd_host *host;
@@ -334,6 +336,24 @@ static void advance(struct nbd_request *rq)
 
 /* ---- For the other files and the daemon ---- */
 
+/* Each call carries the identity of its caller, for which gluster asks the kernel with five
+ * system calls, unless it has been told once for this thread: it does not change any more. */
+static void tell_identity(void)
+{
+    static bool is_told;
+    gid_t groups[NGROUPS_TOLD];
+    int n;
+
+    if (is_told)
+        return;
+    is_told = true;
+    glfs_setfsuid(geteuid());
+    glfs_setfsgid(getegid());
+    n = getgroups(NGROUPS_TOLD, groups);
+    if (n >= 0)
+        glfs_setfsgroups((size_t)n, groups);
+}
+
 void gluster_resume(struct nbd_request *rq)
 {
     if (progress_of(rq)->step == STEP_SYNC)
@@ -346,6 +366,7 @@ void gluster_submit(struct nbd_request *rq)
 {
     const struct disk *disk = disk_of(rq);
 
+    tell_identity();
     *progress_of(rq) = (struct progress){
         .step = rq->op == NBD_OP_FLUSH ? STEP_SYNC : STEP_READ,
     };
