@@ -57,10 +57,22 @@ static int set_options(rados_t rados, const struct cluster *cluster)
     return 0;
 }
 
+/* Before the configuration is read, which may tell otherwise. With a processor or two, threads
+ * that hand requests to each other cost more than they bring: a fifth of a read. */
+static void set_defaults(rados_t rados)
+{
+    if (g_get_num_processors() > 2)
+        return;
+    rados_conf_set(rados, "ms_async_op_threads", "1");
+    rados_conf_set(rados, "librados_thread_count", "1");
+}
+
 static int configure(rados_t rados, const struct cluster *cluster, struct nbd_failure *why)
 {
-    int r = rados_conf_read_file(rados, cluster->conf);
+    int r;
 
+    set_defaults(rados);
+    r = rados_conf_read_file(rados, cluster->conf);
     if (r == -ENOENT && cluster->conf == NULL)
         return nbd_fail(why, ENOENT, "there is no '%s'; install it, or name another "
                         "configuration with conf=PATH", conf_of(cluster));
