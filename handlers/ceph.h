@@ -42,6 +42,8 @@ struct cluster {
 
     GMutex lock; /* held while it connects */
     rados_t rados; /* NULL: not connected */
+    atomic_uint failures; /* to connect */
+    struct nbd_failure why; /* of the last one; under the lock */
     atomic_bool lost; /* blocklisted: of no use to anybody any more */
     unsigned refs; /* under the table's lock */
 };

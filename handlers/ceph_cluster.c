@@ -113,14 +113,11 @@ static int connect_failed(const struct cluster *cluster, int err, struct nbd_fai
 }
 
 /* With cluster->lock held. */
-static int connect_cluster(struct cluster *cluster, struct nbd_failure *why)
+static int connect_anew(struct cluster *cluster, struct nbd_failure *why)
 {
     rados_t rados;
-    int r;
+    int r = rados_create(&rados, user_of(cluster));
 
-    if (cluster->rados != NULL)
-        return 0;
-    r = rados_create(&rados, user_of(cluster));
     if (r < 0)
         return nbd_fail(why, -r, "librados cannot be started: %s", g_strerror(-r));
     r = configure(rados, cluster, why);
@@ -186,6 +183,27 @@ static struct cluster *find(const struct image *image)
     return cluster;
 }
 
+/* Who waits for somebody's attempt takes what comes of it: one after the other, they would all
+ * wait for a monitor that does not answer. */
+static int connect_cluster(struct cluster *cluster, struct nbd_failure *why)
+{
+    unsigned failures = atomic_load(&cluster->failures);
+    int r = 0;
+
+    g_mutex_lock(&cluster->lock);
+    if (cluster->rados == NULL && atomic_load(&cluster->failures) == failures) {
+        r = connect_anew(cluster, &cluster->why);
+        if (r < 0)
+            atomic_fetch_add(&cluster->failures, 1);
+    } else if (cluster->rados == NULL) {
+        r = -cluster->why.code;
+    }
+    if (r < 0)
+        *why = cluster->why;
+    g_mutex_unlock(&cluster->lock);
+    return r;
+}
+
 int cluster_get(const struct image *image, struct cluster **ret_cluster,
                 struct nbd_failure *why)
 {
@@ -197,9 +215,7 @@ int cluster_get(const struct image *image, struct cluster **ret_cluster,
     cluster->refs++;
     g_mutex_unlock(&table_lock);
 
-    g_mutex_lock(&cluster->lock);
     r = connect_cluster(cluster, why);
-    g_mutex_unlock(&cluster->lock);
     if (r < 0)
         cluster_unref(cluster);
     else
