@@ -702,6 +702,155 @@ static void a_user_that_comes_during_a_delete_does_not_stop_it(void **state)
     assert_int_equal(late.result, -ENOENT);
 }
 
+/* ---- Files that are replaced, names that come back ---- */
+
+static struct export *add_configured(struct fixture *f, const char *name, const char *target,
+                                     uint64_t serve_bytes, uint16_t flags_off)
+{
+    struct export_spec spec = { .name = name, .handler = "file", .target = target,
+                                .origin = EXPORT_BY_CONFIG, .origin_file = "/etc/a.conf",
+                                .serve_bytes = serve_bytes, .flags_off = flags_off };
+    struct export *export;
+    struct nbd_failure why;
+
+    if (registry_add(f->registry, &spec, false, &export, &why) < 0)
+        fail_msg("%s", why.message);
+    return export;
+}
+
+static void replace_file(const char *path, const char *content)
+{
+    g_autofree char *fresh = g_strconcat(path, ".new", NULL);
+
+    assert_true(g_file_set_contents(fresh, content, -1, NULL));
+    assert_int_equal(rename(fresh, path), 0);
+}
+
+static void nobody_joins_those_who_see_another_file(void **state)
+{
+    struct fixture *f = *state;
+    struct export *export = add_configured(f, "x", f->path, 0, 0);
+    struct outcome first = opens(f, export), second;
+
+    assert_int_equal(first.result, 0);
+    replace_file(f->path, "another");
+    second = opens(f, export);
+    assert_int_equal(second.result, -ESHUTDOWN);
+    assert_non_null(strstr(second.message, "is another file now"));
+
+    export_close(export);
+    second = opens(f, export);
+    assert_int_equal(second.result, 0);
+    assert_int_equal(export->size, strlen("another"));
+    export_close(export);
+}
+
+static void a_file_that_is_unlinked_serves_whoever_comes(void **state)
+{
+    struct fixture *f = *state;
+    struct export *export = add_configured(f, "x", f->path, 0, 0);
+
+    assert_int_equal(opens(f, export).result, 0);
+    assert_int_equal(unlink(f->path), 0);
+    assert_int_equal(opens(f, export).result, 0);
+    export_close(export);
+    export_close(export);
+}
+
+static void what_nobody_uses_is_opened_anew_when_its_file_is_another(void **state)
+{
+    struct fixture *f = *state;
+    struct export *export = add_configured(f, "x", f->path, 0, 0);
+
+    assert_int_equal(opens(f, export).result, 0);
+    export_close(export); /* it stays open for a while */
+    replace_file(f->path, "another");
+    assert_int_equal(opens(f, export).result, 0);
+    assert_int_equal(export->size, strlen("another"));
+    export_close(export);
+}
+
+static void a_name_with_other_bytes_waits_for_the_last_user_of_the_old_ones(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *other = harness_path(f->harness, "other");
+    struct export *old = add_configured(f, "x", f->path, 0, 0), *new;
+    struct outcome outcome, gone = { 0 };
+
+    assert_true(g_file_set_contents(other, "other", -1, NULL));
+    assert_int_equal(opens(f, old).result, 0);
+    registry_remove(old, on_event, &gone);
+    new = add_configured(f, "x", other, 0, 0);
+    assert_ptr_equal(registry_next_leaving(f->registry, NULL, NULL), old);
+    outcome = opens(f, new);
+    assert_int_equal(outcome.result, -ESHUTDOWN);
+    assert_non_null(strstr(outcome.message, f->path));
+
+    export_close(old);
+    harness_wait(f->harness, has_ended, &gone);
+    assert_null(registry_next_leaving(f->registry, NULL, NULL));
+    assert_int_equal(opens(f, new).result, 0);
+    export_close(new);
+}
+
+static void an_export_that_drains_can_come_back(void **state)
+{
+    struct fixture *f = *state;
+    struct export *export = add_configured(f, "x", f->path, 0, 0);
+    struct outcome gone = { 0 };
+
+    assert_int_equal(opens(f, export).result, 0);
+    registry_remove(export, on_event, &gone);
+    assert_null(registry_find(f->registry, "x"));
+    registry_revive(export);
+
+    assert_ptr_equal(registry_find(f->registry, "x"), export);
+    assert_ptr_equal(registry_find_backstore(f->registry, "file", f->path), export);
+    assert_int_equal(export->state, EXPORT_READY);
+    assert_int_equal(opens(f, export).result, 0);
+    export_close(export);
+    export_close(export);
+    harness_settle(f->harness);
+    assert_false(gone.ended);
+}
+
+static void as_many_bytes_are_served_as_the_definition_says(void **state)
+{
+    struct fixture *f = *state; /* the file has 16 */
+    struct export *part = add_configured(f, "part", f->path, 10, NBD_FLAG_SEND_TRIM);
+    struct export *more;
+    struct outcome outcome = { 0 };
+
+    assert_int_equal(opens(f, part).result, 0);
+    assert_int_equal(part->size, 10);
+    assert_int_equal(part->flags & (NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_FLUSH),
+                     NBD_FLAG_SEND_FLUSH);
+    export_close(part);
+    export_close_now(part, on_event, &outcome);
+    harness_wait(f->harness, is_closed, f->path);
+
+    more = add_configured(f, "more", f->path, 17, 0);
+    outcome = opens(f, more);
+    assert_int_equal(outcome.result, -EINVAL);
+    assert_non_null(strstr(outcome.message, "has 16 bytes, but the export is to have 17"));
+}
+
+static void files_may_name_one_backstore_twice(void **state)
+{
+    struct fixture *f = *state;
+    struct export *a = add_configured(f, "a", f->path, 0, 0);
+    struct export *b = add_configured(f, "b", f->path, 0, 0);
+    struct nbd_failure why;
+
+    assert_int_equal(adds(f, "c", "file", f->path, &why), -EEXIST);
+    assert_ptr_equal(registry_find_backstore(f->registry, "file", f->path), a);
+    registry_remove(a, NULL, NULL);
+    assert_ptr_equal(registry_find_backstore(f->registry, "file", f->path), b);
+    registry_remove(b, NULL, NULL);
+    assert_null(registry_find_backstore(f->registry, "file", f->path));
+    assert_int_equal(adds(f, "c", "file", f->path, &why), 0);
+}
+
 int main(void)
 {
 #define A_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -729,6 +878,13 @@ int main(void)
         A_TEST(an_export_that_was_never_opened_is_gone_at_once),
         A_TEST(who_waits_for_an_export_that_is_removed_is_told),
         A_TEST(a_removed_export_serves_its_clients_until_they_leave),
+        A_TEST(nobody_joins_those_who_see_another_file),
+        A_TEST(a_file_that_is_unlinked_serves_whoever_comes),
+        A_TEST(what_nobody_uses_is_opened_anew_when_its_file_is_another),
+        A_TEST(a_name_with_other_bytes_waits_for_the_last_user_of_the_old_ones),
+        A_TEST(an_export_that_drains_can_come_back),
+        A_TEST(as_many_bytes_are_served_as_the_definition_says),
+        A_TEST(files_may_name_one_backstore_twice),
         A_TEST(an_export_is_ready_when_its_store_was_created),
         A_TEST(a_create_that_fails_says_why),
         A_TEST(delete_closes_first_and_then_removes_the_store),
