@@ -423,7 +423,7 @@ static void end_run(struct reload *reload)
 {
     reload->report.draining = g_hash_table_size(reload->drains);
     log_report(reload);
-    if (!reload->at_start)
+    if (!reload->at_start && !reload->server->stopping)
         notify_end(reload);
     answer_all(reload);
     report_clear(&reload->report);
@@ -621,7 +621,8 @@ static void on_read(void *arg)
 
 static void start_run(struct reload *reload)
 {
-    notify_reloading();
+    if (!reload->server->stopping)
+        notify_reloading();
     reload->running = true;
     reload->again = false;
     reload->waiting = reload->next;

@@ -543,7 +543,7 @@ const struct setting settings[] = {
     { .keys = "max_inflight_bytes", .argument = "SIZE", .set = set_size,
       AT(max_inflight_bytes), .min = 64 << 20, .max = INT64_MAX },
     { .keys = "request_timeout", .argument = "S", .set = set_unsigned, AT(request_timeout_s),
-      .max = 86400 },
+      .max = 86400, .live = true },
     { .keys = "drain_timeout", .argument = "S", .set = set_unsigned, AT(drain_timeout_s),
       .max = 86400, .live = true },
     { .options = "--foreground", .help = "as always: nothing goes to the background",

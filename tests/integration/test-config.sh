@@ -175,3 +175,21 @@ check "with a sentence" is_logged "TLS is not supported by this version"
 stock 'oldstyle = true'
 run_stock
 same "and so does oldstyle" 3 $?
+
+# ---- nbd-server's own port, where nobody else can have it ----
+own_network() { unshare -rn sh -c 'ip link set lo up && exec "$@"' sh "$@"; }
+if command -v ip >/dev/null && own_network true 2>/dev/null; then
+    printf '%s\n' '[generic]' "includedir = $S/conf.d" >"$S/config"
+    cat >"$T/inside" <<END
+"$BUILDDIR/nbd-runner" --dir "$D" --handler-dir "$HANDLERS" -C "$S/config" \\
+    --conf-dir "$S/conf.d" --state "$T/stock.json" >>"$LOG" 2>&1 &
+pid=\$!
+for i in \$(seq 500); do nbd-client -l localhost >"$T/listed" 2>/dev/null && break; sleep 0.02; done
+kill \$pid; wait \$pid
+END
+    own_network bash "$T/inside"
+    same "without a port in the file it is 10809" "$name50 $name255" \
+        "$(grep -v Negotiation "$T/listed" | tr '\n' ' ' | sed 's/ *$//')"
+else
+    echo "# no network of its own here: port 10809 is not tried"
+fi
