@@ -12,6 +12,8 @@ need_debs
 # That this is not meant for Debian's archive is no fault of a package.
 check "lintian has nothing to say" lintian --allow-root --fail-on error,warning \
     --suppress-tags initial-upload-closes-no-bugs "$NR_DEBS"/*.changes
+same "every file that is installed is in a package" "" \
+    "$(sed -n 's/^dh_missing: warning: \(.*\) exists in debian.*/\1/p' "$NR_DEBS/build.log" | xargs)"
 for package in nbd-runner nbd-cli nbd-runner-gluster nbd-runner-ceph nbd-runner-dev; do
     dpkg-deb -c "$(deb $package)" >"$T/$package.list" 2>&1
     check "there is a package $package" test -s "$T/$package.list"
