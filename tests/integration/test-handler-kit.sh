@@ -45,6 +45,22 @@ mkdir "$HANDLERS"
 check "it is installed as the page says" sh -ec "handlerdir() { echo '$HANDLERS'; }
     $(grep '^install ' commands | sed 's/\$(pkg-config[^)]*)/$(handlerdir)/')"
 
+# ---- a project outside the tree, with the page's Makefile and test ----
+OUT=$T/out-of-tree
+mkdir "$OUT"
+cp toy.c "$OUT"
+blocks make >"$OUT/Makefile"
+blocks bash >"$OUT/check.sh"
+outside() { PATH=$BUILDDIR:$PATH make -s -C "$OUT" CFLAGS="-O2 -Wall -Wextra -Werror" "$@"; }
+check "make check builds and tests it" outside check
+same "and says so" "toy: all is well" "$(outside check | tail -n 1)"
+check "make install puts it where the daemon looks" outside install DESTDIR="$T/installed"
+check "namely there" test -e "$T/installed$(pkg-config --variable=handlerdir nbd-runner)/libtoy_handler.so"
+sed -i 's/pwrite(fd, data/pwrite(fd, "broken" + 0 * *data/' "$OUT/toy.c"
+check "make check finds a handler that is broken" bash -c '! "$@"' - env PATH="$BUILDDIR:$PATH" \
+    make -s -C "$OUT" check
+rm "$OUT/libtoy_handler.so"
+
 # ---- and it serves ----
 need_daemon
 check "a store is made" cli toy create "$T/disk" size 20M name disk
