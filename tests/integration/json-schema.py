@@ -9,6 +9,7 @@
 import json
 import sys
 
+sys.path.pop(0)     # this folder, whose http.py is not Python's
 import jsonschema
 
 
