@@ -53,6 +53,7 @@ const struct command commands[] = {
     {NULL, "read", "copy a range of an export to stdout", words_read, cmd_read},
     {NULL, "write", "copy stdin to a range of an export", words_write, cmd_write},
     {NULL, "clients", "who is connected", words_clients, cmd_clients},
+    {NULL, "top", "what the daemon is doing, again and again", words_top, cmd_top},
     {NULL, "kick", "end a client's connection", words_kick, cmd_kick},
     {"job", "list", "long operations", NULL, cmd_job_list},
     {"job", "show", "one of them", words_job, cmd_job_show},

@@ -24,7 +24,7 @@ struct table {
 
 /* ---- Colours ---- */
 
-static bool has_colours(FILE *out)
+bool has_colours(FILE *out)
 {
     const char *no_color = g_getenv("NO_COLOR"), *terminal = g_getenv("TERM");
 

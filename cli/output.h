@@ -45,6 +45,7 @@ char *flags_text(uint32_t flags);
 
 /* Colours of words on terminals; none with NO_COLOR, on a dumb terminal or in a file. */
 enum colour { COLOUR_NONE, COLOUR_GOOD, COLOUR_BUSY, COLOUR_BAD };
+bool has_colours(FILE *out);
 __attribute__((format(printf, 3, 4))) void paint(FILE *out, enum colour colour,
                                                  const char *format, ...);
 /* What the state of something looks like: "Live", "running", "faulted". */
