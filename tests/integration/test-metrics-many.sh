@@ -16,9 +16,9 @@ PORT=$(cli --json status | json 'j["status"]["metrics_endpoints"][0].rsplit(":",
 HEART=$!
 stop_at_end+=($HEART)
 await 20 grep -q beating "$T/beat" || fail "a client reads all the time" "$T/beat"
-check "all are scraped" "$HERE/http.py" "$PORT" /metrics
+check "all are scraped" "$HERE/get-page.py" "$PORT" /metrics
 cp "$T/out" "$T/page"
-for _ in 1 2 3 4; do "$HERE/http.py" "$PORT" /metrics >"$T/page"; done
+for _ in 1 2 3 4; do "$HERE/get-page.py" "$PORT" /metrics >"$T/page"; done
 touch "$T/stop"
 wait $HEART
 echo "# the client waited: $(tail -n 1 "$T/beat") ms at most"

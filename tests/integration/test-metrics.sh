@@ -9,7 +9,7 @@ DOCS=$SRCDIR/docs
 
 need_daemon --metrics 127.0.0.1:0
 PORT=$(cli --json status | json 'j["status"]["metrics_endpoints"][0].rsplit(":", 1)[1]')
-page() { "$HERE/http.py" "$PORT" "$@"; } # PATH [ACCEPT]: status, type and largest chunk; content
+page() { "$HERE/get-page.py" "$PORT" "$@"; } # PATH [ACCEPT]: status, type and largest chunk; content
 scrape() { page /metrics >"$T/page" && sed 1d "$T/page" >"$T/scrape"; }
 value() { "$HERE/metrics.py" value "$T/scrape" "$@"; }
 is() { same "$1" "$2" "$(value "${@:3}")"; } # NAME WANTED SAMPLE [LABEL=VALUE...]

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
-"""Gets a page: http.py PORT PATH [ACCEPT]. The first line that is printed is the status and
+"""Gets a page: get-page.py PORT PATH [ACCEPT]. The first line that is printed is the status and
 the type, then, for a chunked page, the largest chunk; then the content."""
 import socket
 import sys
