@@ -260,6 +260,7 @@ static void unmap(struct nbd_device *dev)
 {
     struct disk *disk = dev->priv;
 
+    recover_forget(disk);
     session_unref(disk->session);
     disk->session = NULL;
 }

@@ -233,4 +233,7 @@ void recover_fini(void);
 /* Keep a request until the bricks are back or its time is over. */
 void recover_hold(struct nbd_request *rq, int err);
 
+/* The disk is being closed. Worker thread. */
+void recover_forget(struct disk *disk);
+
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
  *
  * Requests that gluster refused because the bricks are away. They are kept here, and so are
- * those that come meanwhile; a trial read now and then tells when the bricks are back. Runs
- * on the loop.
+ * those that come meanwhile; a trial read now and then tells when the bricks are back, whether
+ * or not anybody waits. Runs on the loop, but for recover_forget().
  *
  * After the trial has passed there is a pause before the requests go on. A brick that was
  * stopped for a while still has the old connection's requests before it: one of those writes
@@ -20,7 +20,10 @@
 #define SETTLE_US (500 * 1000)
 
 static const struct nbd_host *host;
-static GPtrArray *waiting; /* disks that hold requests */
+/* Disks are closed on worker threads: this is held while one of those that are away is in
+ * use. Recursive, as the answer to a request may bring the next one. */
+static GRecMutex lock;
+static GPtrArray *away; /* disks; under the lock */
 static int timer = -1;
 static struct nbd_watch *timer_watch;
 
@@ -55,14 +58,12 @@ static void fail_all(struct queue *queue)
         rq->done(rq, -EIO);
 }
 
-/* The requests whose time is over. A disk without requests may be closed at any moment, so
- * it leaves the list before the last one is answered; false: that has happened. */
-static bool expire(struct disk *disk, guint index)
+/* The requests whose time is over. */
+static void expire(struct disk *disk)
 {
     struct queue all = disk->held, over = {NULL, NULL};
     struct nbd_request *rq;
     uint32_t now = now_s();
-    bool has_more;
 
     disk->held = (struct queue){NULL, NULL};
     while ((rq = queue_pop(&all)) != NULL) {
@@ -70,11 +71,13 @@ static bool expire(struct disk *disk, guint index)
 
         queue_push(is_over ? &over : &disk->held, rq);
     }
-    has_more = disk->held.head != NULL;
-    if (!has_more)
-        g_ptr_array_remove_index_fast(waiting, index);
     fail_all(&over);
-    return has_more;
+}
+
+static void tell_daemon(const struct disk *disk, const char *reason)
+{
+    if (nbd_host_has(host, troubled))
+        host->troubled(disk->dev, reason);
 }
 
 static void release(struct disk *disk, guint index)
@@ -86,7 +89,8 @@ static void release(struct disk *disk, guint index)
               disk->shown);
     disk->held = (struct queue){NULL, NULL};
     disk->is_away = false;
-    g_ptr_array_remove_index_fast(waiting, index);
+    g_ptr_array_remove_index_fast(away, index);
+    tell_daemon(disk, NULL);
     while ((rq = queue_pop(&all)) != NULL)
         gluster_resume(rq);
 }
@@ -139,56 +143,80 @@ static void on_tick(void *arg)
     (void)arg;
     if (read(timer, &ticks, sizeof(ticks)) < 0)
         return;
-    for (guint i = waiting->len; i-- > 0;) {
-        struct disk *disk = waiting->pdata[i];
+    g_rec_mutex_lock(&lock);
+    for (guint i = away->len; i-- > 0;) {
+        struct disk *disk = away->pdata[i];
 
         if (look(disk))
             release(disk, i);
         else
-            expire(disk, i);
+            expire(disk);
     }
-    if (waiting->len == 0)
+    if (away->len == 0)
         set_timer(0);
+    g_rec_mutex_unlock(&lock);
 }
 
-/* ---- For gluster_io.c ---- */
+/* ---- For the other files ---- */
 
 static void note_away(struct disk *disk, int err)
 {
+    g_autofree char *reason = g_strdup_printf("the bricks of volume '%s' do not answer: %s",
+                                              disk->volume_name, g_strerror(err));
+
     disk->is_away = true;
     disk->settling = false;
     disk->trial_gap_us = TRIAL_GAP_MIN_US;
     try_later(disk, g_get_monotonic_time());
     if (atomic_load(&disk->session->trial) != TRIAL_RUNS)
         atomic_store(&disk->session->trial, TRIAL_NONE);
+    g_ptr_array_add(away, disk);
+    tell_daemon(disk, reason);
     host->log(NBD_LOG_WARNING, "gluster: '%s': %s; its requests wait for the volume's bricks, "
               "up to %u seconds each", disk->shown, g_strerror(err), disk->patience_s);
 }
 
-void recover_hold(struct nbd_request *rq, int err)
+/* With the lock; false: nothing would ever end it. */
+static bool hold(struct nbd_request *rq, int err)
 {
     struct disk *disk = disk_of(rq);
     struct progress *progress = progress_of(rq);
 
+    if (!disk->is_away) {
+        if (away->len == 0 && !set_timer(TICK_MS))
+            return false;
+        note_away(disk, err);
+    }
     if (progress->give_up_at_s == 0)
         progress->give_up_at_s = now_s() + disk->patience_s;
-    if (!disk->is_away)
-        note_away(disk, err);
-    if (disk->held.head == NULL) {
-        if (waiting->len == 0 && !set_timer(TICK_MS)) {
-            rq->done(rq, -EIO);
-            return;
-        }
-        g_ptr_array_add(waiting, disk);
-    }
     queue_push(&disk->held, rq);
+    return true;
+}
+
+void recover_hold(struct nbd_request *rq, int err)
+{
+    bool is_held;
+
+    g_rec_mutex_lock(&lock);
+    is_held = hold(rq, err);
+    g_rec_mutex_unlock(&lock);
+    if (!is_held)
+        rq->done(rq, -EIO);
+}
+
+void recover_forget(struct disk *disk)
+{
+    g_rec_mutex_lock(&lock);
+    g_ptr_array_remove_fast(away, disk);
+    disk->is_away = false;
+    g_rec_mutex_unlock(&lock);
 }
 
 void recover_init(const struct nbd_config *config)
 {
     host = config->host;
-    if (waiting == NULL)
-        waiting = g_ptr_array_new();
+    if (away == NULL)
+        away = g_ptr_array_new();
 }
 
 void recover_fini(void)
@@ -198,6 +226,6 @@ void recover_fini(void)
     if (timer >= 0)
         close(timer);
     timer = -1;
-    g_ptr_array_free(waiting, TRUE);
-    waiting = NULL;
+    g_ptr_array_free(away, TRUE);
+    away = NULL;
 }

@@ -158,6 +158,9 @@ refuses "and not written" 1 "" qemu-io -f raw -c 'write 0 4k' "$(uri fixed)"
 standard_clients gluster/vol/disk
 
 # ---- bricks that die and stop ----
+is_in_state() { # EXPORT STATE
+    [ "$(cli --json export show "$1" | json 'j["export"]["state"]')" = "$2" ]
+}
 beat_start file/local
 run_writer() { # runs in the background; its output goes to $T/writer
     rm -f "$T/stop"
@@ -187,10 +190,13 @@ run_writer gluster/vol/disk
 sleep 1
 brick_signal STOP vol 0 1 2
 check "after the ping timeout requests wait" await 40 is_logged "its requests wait for"
-sleep 1
+check "the export is faulted" await 10 is_in_state gluster/vol/disk faulted
+check "and says why" bash -c '"$0" --dir "$1" export show gluster/vol/disk | grep -q "bricks of volume"' \
+    "$BUILDDIR/nbd-cli" "$D"
 brick_signal CONT vol 0 1 2
 end_writer "all bricks stopped for a while"
 check "it says so" is_logged "is back; the requests that waited go on"
+check "the export is no longer faulted" await 10 is_in_state gluster/vol/disk ready
 holds "the disk holds what was written" gluster/vol/disk "$T/image"
 check "it heals" await 120 is_healed vol
 check "all replicas are equal" replicas_agree vol disk
@@ -242,6 +248,7 @@ brick_signal KILL other 0 1 2
 sleep 0.5
 touch "$T/go"
 check "requests end with EIO" await 40 grep -q 'failed as it should' "$T/impatient"
+check "the export is faulted" is_in_state gluster/other/x faulted
 refuses "an export cannot be opened meanwhile" 1 "" \
     timeout 60 nbdinfo --size "$(uri nosuch)"
 volume_revive other
