@@ -4,6 +4,7 @@
  * word to the daemon that it works. A failure undoes what was done before it.
  */
 #include "attach.h"
+#include "cmd_nbdtab.h"
 #include "command.h"
 #include "listing.h"
 #include "monitor_start.h"
@@ -65,6 +66,15 @@ const struct word words_map[] = {
     {.name = "nomonitor",
      .kind = WORD_FLAG,
      .help = "start no monitor that reconnects the device"},
+    {.name = "persist",
+     .kind = WORD_FLAG,
+     .help = "keep it in nbdtab(5), so that it is mapped when this host boots"},
+    {.name = "tab",
+     .kind = WORD_VALUE,
+     .value = "FILE",
+     .min = 1,
+     .max = 4096,
+     .help = "for persist, instead of " SYSCONF_DIR "/nbdtab"},
     {.name = "no-modprobe", .kind = WORD_FLAG, .help = "do not load the kernel module"},
     {.name = "opt", .kind = WORD_LIST, .value = "KEY=VALUE", .help = "option of the handler"},
     {.name = NULL},
@@ -318,6 +328,7 @@ static int map(struct cli *cli, nr_map_args *args, int index, struct failure *wh
     r = map_ticket(cli, ticket, &setup, &index, why);
     if (r == 0) {
         answer_mapped(cli, ticket, index);
+        r = words_has(&cli->words, "persist") ? nbdtab_persist(cli, why) : 0;
         if (!words_has(&cli->words, "nomonitor"))
             monitor_start(cli);
     } else {

@@ -5,8 +5,10 @@
  * knows, even when the daemon has forgotten the mapping.
  */
 #include "attach.h"
+#include "cmd_nbdtab.h"
 #include "command.h"
 #include "device.h"
+#include "nbdtab.h"
 #include "net.h"
 #include "output.h"
 #include "rundir.h"
@@ -28,6 +30,13 @@ const struct word words_unmap[] = {
     {.name = "force",
      .kind = WORD_FLAG,
      .help = "although it is used, foreign, or the daemon is not reached"},
+    {.name = "forget", .kind = WORD_FLAG, .help = "take it out of nbdtab(5) too; by TARGET"},
+    {.name = "tab",
+     .kind = WORD_VALUE,
+     .value = "FILE",
+     .min = 1,
+     .max = 4096,
+     .help = "for forget, instead of " SYSCONF_DIR "/nbdtab"},
     {.name = NULL},
 };
 
@@ -259,5 +268,14 @@ int cmd_unmap(struct cli *cli, struct failure *why)
 {
     int index = device_index_parse(words_text(&cli->words, "TARGET", ""));
 
-    return index >= 0 ? unmap_device(cli, index, why) : unmap_target(cli, why);
+    bool forgets = words_has(&cli->words, "forget");
+    int r;
+
+    if (index >= 0 && forgets)
+        return fail_with(why, STATUS_USAGE, "'forget' goes with the TARGET, not with a device");
+    r = index >= 0 ? unmap_device(cli, index, why) : unmap_target(cli, why);
+    if (forgets && (r == 0 || strcmp(why->code, "ENOENT") == 0))
+        r = nbdtab_remove(nbdtab_path(cli), cli->backstore,
+                          words_text(&cli->words, "TARGET", ""), why);
+    return r;
 }

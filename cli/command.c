@@ -59,6 +59,8 @@ const struct command commands[] = {
     {"job", "show", "one of them", words_job, cmd_job_show},
     {"job", "wait", "wait for its end", words_job, cmd_job_wait},
     {"job", "cancel", "stop it", words_job, cmd_job_cancel},
+    {NULL, "map", "map what nbdtab(5) lists", words_map_all, cmd_map_all},
+    {NULL, "unmap", "unmap what nbdtab(5) lists", words_unmap_all, cmd_unmap_all},
     {NULL, "restore", "reconnect local devices whose connection is dead", words_restore,
      cmd_restore},
     {NULL, "reload", "read the configuration again", NULL, cmd_reload},

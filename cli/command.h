@@ -134,12 +134,14 @@ int cmd_list(struct cli *cli, struct failure *why);
 int cmd_reload(struct cli *cli, struct failure *why);
 int cmd_log_level(struct cli *cli, struct failure *why);
 int cmd_map(struct cli *cli, struct failure *why);
+int cmd_map_all(struct cli *cli, struct failure *why);
 int cmd_monitor(struct cli *cli, struct failure *why);
 int cmd_read(struct cli *cli, struct failure *why);
 int cmd_resize(struct cli *cli, struct failure *why);
 int cmd_restore(struct cli *cli, struct failure *why);
 int cmd_status(struct cli *cli, struct failure *why);
 int cmd_top(struct cli *cli, struct failure *why);
+int cmd_unmap_all(struct cli *cli, struct failure *why);
 int cmd_unmap(struct cli *cli, struct failure *why);
 int cmd_version(struct cli *cli, struct failure *why);
 int cmd_write(struct cli *cli, struct failure *why);
@@ -147,7 +149,8 @@ int cmd_write(struct cli *cli, struct failure *why);
 extern const struct word words_acl[], words_clients[], words_create[], words_delete[],
     words_export_add[], words_export_name[], words_export_remove[], words_export_set[],
     words_export_sync[], words_info[], words_job[], words_kick[], words_list[],
-    words_log_level[], words_map[], words_monitor[], words_read[], words_resize[],
-    words_restore[], words_status[], words_top[], words_unmap[], words_write[];
+    words_log_level[], words_map[], words_map_all[], words_monitor[], words_read[],
+    words_resize[], words_restore[], words_status[], words_top[], words_unmap[],
+    words_unmap_all[], words_write[];
 
 #endif
