@@ -70,12 +70,39 @@ static void print_words(FILE *out, const struct word *word)
     }
 }
 
-static const char *target_of(const char *backstore)
+static const struct backstore *find_backstore(const char *name)
 {
-    for (size_t i = 0; backstore != NULL && i < n_backstores; i++)
-        if (strcmp(backstores[i].name, backstore) == 0)
-            return backstores[i].target;
+    for (size_t i = 0; name != NULL && i < n_backstores; i++)
+        if (strcmp(backstores[i].name, name) == 0)
+            return &backstores[i];
     return NULL;
+}
+
+static const char *target_of(const char *name)
+{
+    const struct backstore *backstore = find_backstore(name);
+
+    return backstore != NULL ? backstore->target : NULL;
+}
+
+static bool takes_options(const struct command *command)
+{
+    for (const struct word *word = command->words; word != NULL && word->name != NULL; word++)
+        if (strcmp(word->name, "opt") == 0)
+            return true;
+    return false;
+}
+
+static void print_options(FILE *out, const char *name)
+{
+    const struct backstore *backstore = find_backstore(name);
+
+    if (backstore == NULL)
+        return;
+    fprintf(out, "\noptions of a %s backstore, each behind 'opt':\n", name);
+    for (const struct backstore_option *o = backstore->options; o->spelling != NULL; o++)
+        fprintf(out, "    %-20s %s\n", o->spelling, o->help);
+    fprintf(out, "    %-20s %s\n", "detect-zeroes=on|off", "make holes of written zeroes (off)");
 }
 
 static void help_command(FILE *out, const char *group, const struct command *command)
@@ -88,6 +115,8 @@ static void help_command(FILE *out, const char *group, const struct command *com
     fprintf(out,
             "\nWords come in any order behind the first one; 'word VALUE', '--word VALUE' and "
             "'--word=VALUE' are the same.\n");
+    if (takes_options(command))
+        print_options(out, group);
 }
 
 static void help_group(FILE *out, const char *group)
@@ -102,6 +131,7 @@ static void help_group(FILE *out, const char *group)
         if (is_member)
             print_usage(out, group, &commands[i], target);
     }
+    print_options(out, group);
     fprintf(out, "\n'nbd-cli %s COMMAND help' explains the words of a command.\n", group);
 }
 

@@ -15,13 +15,46 @@
 #include <string.h>
 #include <unistd.h>
 
+/* For the help alone: the daemon's handlers check them. */
+static const struct backstore_option file_options[] = {
+    {"direct=true|false", "past the page cache (false)"},
+    {NULL},
+};
+static const struct backstore_option gluster_options[] = {
+    {"host=HOST", "a host of the volume, for its layout (the daemon's ghost)"},
+    {"request_timeout=S", "seconds a request waits for bricks that are away (30)"},
+    {"durable=true|false", "each write on stable storage before it is answered (false)"},
+    {"log_level=LEVEL", "none, critical, error, warning, info, debug or trace (warning)"},
+    {"log_file=PATH", "for gluster's own log; in the configuration only (none)"},
+    {NULL},
+};
+static const struct backstore_option ceph_options[] = {
+    {"conf=PATH", "below /etc/ceph or beside the daemon's $CEPH_CONF (ceph.conf there)"},
+    {"user=NAME", "a client's name without 'client.' (admin)"},
+    {"keyring=PATH", "with that user's key, where conf may be as well (what conf says)"},
+    {"object_size=SIZE", "of a new image, a power of two from 4K to 32M (4M)"},
+    {"request_timeout=S", "seconds after which a request fails, 0: never (0)"},
+    {NULL},
+};
+static const struct backstore_option nbd_options[] = {
+    {"connections=N", "to the server, if it allows several (1)"},
+    {"request_timeout=S", "seconds a request waits for a server that is away (30)"},
+    {"tls_certificates=DIR", "with ca-cert.pem, for URIs that begin with nbds"},
+    {NULL},
+};
+static const struct backstore_option size_options[] = {
+    {"size=SIZE", "of an export that is added, not created"},
+    {NULL},
+};
+
 const struct backstore backstores[] = {
-    {"file", "PATH", "files and block devices of the daemon's host"},
-    {"gluster", "VOLUME/FILEPATH", "files on a GlusterFS volume"},
-    {"ceph", "POOL[/NAMESPACE]/IMAGE[@SNAP]", "RBD images"},
-    {"nbd", "HOST[:PORT]/EXPORT|unix:PATH:EXPORT", "exports of another NBD server"},
-    {"null", "NAME", "reads as zeros, forgets writes; for tests"},
-    {"mem", "NAME", "memory of the daemon; for tests"},
+    {"file", "PATH", "files and block devices of the daemon's host", file_options},
+    {"gluster", "VOLUME/FILEPATH", "files on a GlusterFS volume", gluster_options},
+    {"ceph", "POOL[/NAMESPACE]/IMAGE[@SNAP]", "RBD images", ceph_options},
+    {"nbd", "HOST[:PORT]/EXPORT|unix:PATH:EXPORT", "exports of another NBD server",
+     nbd_options},
+    {"null", "NAME", "reads as zeros, forgets writes; for tests", size_options},
+    {"mem", "NAME", "memory of the daemon; for tests", size_options},
 };
 const size_t n_backstores = G_N_ELEMENTS(backstores);
 

@@ -42,10 +42,16 @@ struct command {
 
 #define GROUP_BACKSTORE "BACKSTORE"
 
+struct backstore_option {
+    const char *spelling; /* behind "opt"; NULL ends the list */
+    const char *help;
+};
+
 struct backstore {
     const char *name;
     const char *target; /* how a TARGET is written */
     const char *summary;
+    const struct backstore_option *options;
 };
 
 extern const struct command commands[];

@@ -30,6 +30,24 @@ for word in help --help -h; do
     done
 done
 
+# ---- options of handlers: the help, the page, and what the handler itself says ----
+of_help() { cli "$1" help | sed -n 's/^    \([a-z_]*\)=.*/\1/p' | sort | xargs; }
+of_handler() { # KIND TARGET
+    cli export add "$1" "$2" name none opt colour=red 2>&1 |
+        sed -n 's/.*; it has //p' | sed 's/ and /, /; s/, /\n/g' | sort | xargs
+}
+need_daemon
+for library in "$HANDLERS"/lib*_handler.so; do
+    kind=${library##*/lib} kind=${kind%_handler.so}
+    target=a/b
+    [ "$kind" != nbd ] || target=localhost/b
+    same "$kind: the help has the handler's options" "$(of_handler "$kind" $target)" "$(of_help "$kind")"
+    for option in $(of_help "$kind"); do
+        check "$kind: the page has $option" grep -q "$option=.*$kind" "$SRCDIR/docs/nbd-cli.8"
+    done
+done
+check "the daemon ends with 0" stop_daemon
+
 # ---- the example of nbd-handler(3) ----
 sed -n '/^\.EX/,/^\.EE/p' "$SRCDIR/docs/nbd-handler.3" | sed -e '/^\.E[XE]/d' -e 's/^\\&$//' -e 's/\\-/-/g' \
     >"$T/zeroes.c"
