@@ -257,6 +257,7 @@ static int load_file(struct config *config, bool named, struct nbd_failure *why)
         g_ptr_array_set_size(config->problems, 0);
         return 0;
     }
+    config->file_found = true;
     if (r == 0) {
         layer = g_ptr_array_new_with_free_func(assignment_free);
         config_file_take(config->ini, layer, config->problems);

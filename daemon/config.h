@@ -57,6 +57,7 @@ struct config {
     bool foreground;    /* always: nothing here forks */
     bool show_help, show_version; /* config_load() has done it */
 
+    bool file_found;     /* there is a configuration file */
     struct ini *ini;     /* the configuration file; NULL: there is none, or it is damaged */
     GPtrArray *problems; /* char *: all that is wrong with it, file and line first */
     GPtrArray *ignored;  /* char *: where nbd-server's keys stand that mean nothing here */

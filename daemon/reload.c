@@ -35,6 +35,7 @@ struct reload {
     struct event *turn;      /* goes on with applying */
     bool running, again, at_start;
     bool failed;             /* the last run */
+    bool had_file;           /* what is in effect came from a configuration file as well */
     GQueue waiting, next;    /* struct waiter *: for this run, for the one after */
 
     /* Of the run. While a worker has it, nobody else touches these. */
@@ -516,6 +517,19 @@ static bool resolve(struct reload *reload)
     return !set->main_failed;
 }
 
+/* An editor may be about to put it back, and nobody removes all settings that way. */
+static void judge_file(struct reload *reload)
+{
+    struct config_set *set = reload->set;
+
+    if (set->config->file_found || !reload->had_file)
+        return;
+    set->main_failed = true;
+    g_ptr_array_add(set->problems, g_strdup_printf(
+        "the configuration file %s is gone; to do without it, put an empty file there",
+        set->config->config_file));
+}
+
 /* The directory has gone: only a problem when something came from it. */
 static void judge_directory(struct reload *reload)
 {
@@ -558,6 +572,7 @@ static void start_applying(struct reload *reload)
     plan_warn_shared(reload->steps, reload->report.notices);
     if (!reload->at_start)
         apply_settings(reload);
+    reload->had_file = reload->set->config->file_found;
     reload->fresh = g_hash_table_new_full(g_str_hash, g_str_equal, NULL, export_def_unref);
     reload->applied = 0;
     if (!reload->at_start) {
@@ -605,6 +620,7 @@ static void on_read(void *arg)
     if (is_stopping(reload))
         return;
     judge_directory(reload);
+    judge_file(reload);
     if (reload->set->main_failed || !resolve(reload)) {
         fail_run(reload);
         return;
