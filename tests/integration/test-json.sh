@@ -65,6 +65,7 @@ print("connected", flush=True)
 time.sleep(120)' "$(uri disk)" >"$T/client" &
 stop_at_end+=($!)
 check "a client connects" await 20 grep -q connected "$T/client"
+answers top top interval 1 count 1
 answers clients clients
 answers kick kick "$(json 'j["clients"][0]["id"]' <"$T/answer")"
 answers error kick 999999
