@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <unistd.h>
 
 #include "gluster.h"
 
@@ -57,6 +58,10 @@ static int fill_failed(const struct disk *disk, int err, struct nbd_failure *why
     case EFBIG:
         return nbd_fail(why, EFBIG, "'%s' cannot have %" PRIu64 " bytes: more than a file may "
                         "have on the volume's bricks", disk->shown, size);
+    case EACCES:
+        return nbd_fail(why, EACCES, "user %u may not make '%s': let root run 'gluster volume "
+                        "set %s storage.owner-uid %u' and the same with owner-gid %u",
+                        geteuid(), disk->shown, disk->volume_name, geteuid(), getegid());
     default:
         return nbd_fail(why, err, "'%s' cannot be made: %s", disk->shown, g_strerror(err));
     }
