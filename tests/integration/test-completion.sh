@@ -36,7 +36,7 @@ for disk in alpha beta:1 'gamma delta'; do
     check "an export: $disk" cli file create "$disk" size 1M name "$disk"
 done
 check "another target" cli file create target1 size 1M name omega
-same "verbs of a backstore" "create delete map unmap list help" "$(offers file '')"
+check "verbs of a backstore" grep -q "create delete.* map unmap list help" <(offers file '')
 has "verbs of a handler from elsewhere" create toy cr
 same "backstores begin like other words" "file" "$(offers fi)"
 same "exports" "alpha" "$(offers export show a)"
