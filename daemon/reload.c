@@ -32,6 +32,7 @@ struct reload {
     struct server *server;
     GHashTable *current;     /* name -> struct export_def, referenced: what is in effect */
     GHashTable *drains;      /* struct export -> struct drain: removed, with users */
+    struct storage_maker *maker;
     struct event *turn;      /* goes on with applying */
     bool running, again, at_start;
     bool failed;             /* the last run */
@@ -588,7 +589,7 @@ static void work_look(void *arg)
 {
     struct reload *reload = arg;
 
-    reload_storage_check(reload->server->handlers, reload->steps, true);
+    reload_storage_check(reload->server->handlers, reload->steps, reload->maker);
 }
 
 static bool is_stopping(struct reload *reload)
@@ -656,6 +657,7 @@ struct reload *reload_new(struct server *server)
     reload->server = server;
     reload->current = g_hash_table_new_full(g_str_hash, g_str_equal, NULL, export_def_unref);
     reload->drains = g_hash_table_new(NULL, NULL);
+    reload->maker = storage_maker_new();
     reload->turn = evtimer_new(loop_base(server->loop), on_turn, reload);
     return reload;
 }
@@ -683,7 +685,13 @@ void reload_free(struct reload *reload)
     g_queue_clear_full(&reload->next, g_free);
     g_hash_table_unref(reload->current);
     event_free(reload->turn);
+    storage_maker_free(reload->maker);
     g_free(reload);
+}
+
+void reload_stop(struct reload *reload)
+{
+    storage_maker_stop(reload->maker);
 }
 
 int reload_start(struct reload *reload, struct nbd_failure *why)
@@ -747,7 +755,7 @@ bool reload_check(struct server *server)
 
     plan_resolve(set, none, NULL, NULL);
     steps = plan_make(set, none);
-    reload_storage_check(server->handlers, steps, false);
+    reload_storage_check(server->handlers, steps, NULL);
     report_init(&report);
     plan_warn_shared(steps, report.notices);
     report_problems(&report, set);

@@ -41,6 +41,9 @@ bool reload_check(struct server *server);
  * effect when done(arg, report) is called. done may be NULL. */
 void reload_request(struct reload *reload, reload_done *done, void *arg);
 
+/* The daemon is stopping: the run that is under way shall end soon. */
+void reload_stop(struct reload *reload);
+
 /* Who waits has left: done() is not called. */
 void reload_forget(struct reload *reload, void *arg);
 

@@ -8,6 +8,13 @@
 #include <inttypes.h>
 #include <string.h>
 
+/* The lock is held for moments only: the loop takes it too. */
+struct storage_maker {
+    GMutex lock;
+    bool stopped;
+    struct look *making; /* NULL: nothing right now */
+};
+
 /* A device for the time of the questions. */
 struct look {
     const struct nbd_handler *handler;
@@ -15,7 +22,47 @@ struct look {
     struct nbd_device dev;
     struct nbd_opt *opts;
     uint64_t size; /* what find() has found, bytes; 0: not known */
+    struct storage_maker *maker;
 };
+
+/* ---- Making ---- */
+
+struct storage_maker *storage_maker_new(void)
+{
+    struct storage_maker *maker = g_new0(struct storage_maker, 1);
+
+    g_mutex_init(&maker->lock);
+    return maker;
+}
+
+void storage_maker_free(struct storage_maker *maker)
+{
+    g_mutex_clear(&maker->lock);
+    g_free(maker);
+}
+
+void storage_maker_stop(struct storage_maker *maker)
+{
+    g_mutex_lock(&maker->lock);
+    maker->stopped = true;
+    if (maker->making != NULL && maker->making->handler->cancel != NULL)
+        maker->making->handler->cancel(&maker->making->dev);
+    g_mutex_unlock(&maker->lock);
+}
+
+/* False: stopped. */
+static bool set_making(struct storage_maker *maker, struct look *look)
+{
+    bool stopped;
+
+    g_mutex_lock(&maker->lock);
+    stopped = maker->stopped;
+    maker->making = look;
+    g_mutex_unlock(&maker->lock);
+    return !stopped;
+}
+
+/* ---- Questions ---- */
 
 static void set_opts(struct look *look)
 {
@@ -48,7 +95,11 @@ static int make(struct look *look, struct nbd_failure *why)
     if (look->handler->create == NULL)
         return nbd_fail(why, ENOTSUP, "create = true: the %s backstore cannot be created from "
                         "here", look->def->handler);
-    r = look->handler->create(&look->dev, why);
+    if (set_making(look->maker, look))
+        r = look->handler->create(&look->dev, why);
+    else
+        r = nbd_fail(why, ECANCELED, "the daemon is stopping");
+    set_making(look->maker, NULL);
     return r == -EEXIST ? 0 : with_sentence(look, r, "create", why);
 }
 
@@ -79,10 +130,11 @@ static int find(struct look *look, struct nbd_failure *why)
 }
 
 static int ask(const struct handler_set *handlers, const struct export_def *def,
-               int (*question)(struct look *look, struct nbd_failure *why), uint64_t *ret_size,
-               struct nbd_failure *why)
+               int (*question)(struct look *look, struct nbd_failure *why),
+               struct storage_maker *maker, uint64_t *ret_size, struct nbd_failure *why)
 {
-    struct look look = { .handler = handler_find(handlers, def->handler), .def = def };
+    struct look look = { .handler = handler_find(handlers, def->handler), .def = def,
+                         .maker = maker };
     int r;
 
     if (look.handler == NULL)
@@ -117,22 +169,23 @@ static bool is_new(const struct plan_step *step)
     return step->action == PLAN_ADD || step->action == PLAN_REPLACE;
 }
 
-void reload_storage_check(const struct handler_set *handlers, GArray *steps, bool may_make)
+void reload_storage_check(const struct handler_set *handlers, GArray *steps,
+                          struct storage_maker *maker)
 {
     for (guint i = 0; i < steps->len; i++) {
         struct plan_step *step = &g_array_index(steps, struct plan_step, i);
         struct nbd_failure why = { 0 };
 
-        if (is_new(step) && ask(handlers, step->def, find, &step->size, &why) < 0)
+        if (is_new(step) && ask(handlers, step->def, find, NULL, &step->size, &why) < 0)
             reject(step, &why);
     }
     /* Nothing is made for a file that is rejected for another reason. */
-    for (guint i = 0; may_make && i < steps->len; i++) {
+    for (guint i = 0; maker != NULL && i < steps->len; i++) {
         const struct plan_step *step = &g_array_index(steps, struct plan_step, i);
         struct nbd_failure why = { 0 };
 
         if (is_new(step) && step->def->create && !step->unit->rejected &&
-            ask(handlers, step->def, make, NULL, &why) < 0)
+            ask(handlers, step->def, make, maker, NULL, &why) < 0)
             reject(step, &why);
     }
 }

@@ -10,8 +10,18 @@
 #include "handler.h"
 #include "reload_plan.h"
 
-/* Sets the size of steps, and rejects the units of steps that ADD or REPLACE and cannot be served. `make`: also make
- * backing stores that do not exist (create = true). */
-void reload_storage_check(const struct handler_set *handlers, GArray *steps, bool make);
+/* Who makes backing stores, and can be told to stop. */
+struct storage_maker;
+struct storage_maker *storage_maker_new(void);
+void storage_maker_free(struct storage_maker *maker);
+
+/* Loop thread. What is being made is canceled, and nothing more is made. */
+void storage_maker_stop(struct storage_maker *maker);
+
+/* Sets the size of steps, and rejects the units of those that ADD or REPLACE and cannot be
+ * served. Backing stores that do not exist (create = true) are made by `maker`; NULL: they are
+ * not made. */
+void reload_storage_check(const struct handler_set *handlers, GArray *steps,
+                          struct storage_maker *maker);
 
 #endif

@@ -482,6 +482,8 @@ static void on_stop_signal(evutil_socket_t signal_number, short what, void *arg)
     listener_set_free(server->rpc_listeners);
     server->nbd_listeners = server->rpc_listeners = NULL;
     connection_table_drain(server->connections);
+    if (server->reload != NULL)
+        reload_stop(server->reload);
     if (server->rpc != NULL && is_public(server->config))
         worker_run(server->workers, work_unregister, NULL, NULL);
     ending->deadline_ns = loop_now_ns() + server->config->drain_timeout_s * INT64_C(1000000000);

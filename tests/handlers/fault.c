@@ -11,7 +11,7 @@
  *   every=N            ... and then each Nth of them
  *   open_delay_ms=N, open_hold=PATH, open_error=EIO    the same for map()
  *   open_error_if=PATH                                 ... as long as this file exists
- *   create_error=EIO                                   the same for create()
+ *   create_error=EIO, create_hold=PATH                  the same for create()
  *   lost_if=PATH       when this file exists, a request removes it, reports the backstore as
  *                      lost and fails, as all do until it is opened again
  *   fenced=true        reports it as fenced instead
@@ -22,6 +22,7 @@
  * Without a delay, a hold or a thread, requests end inside submit().
  */
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -42,7 +43,8 @@ struct fault {
     uint64_t delay_ms, open_delay_ms, every, op;
     uint64_t error, open_error, create_error;
     bool on_thread, holes, fenced, is_lost, is_troubled;
-    const char *hold, *open_hold, *open_error_if, *extents_hold, *lost_if,
+    atomic_bool canceled;
+    const char *hold, *open_hold, *create_hold, *open_error_if, *extents_hold, *lost_if,
         *troubled_if; /* the daemon's, as dev->opts */
 
     uint64_t seen; /* requests that `op` means; loop thread */
@@ -159,6 +161,8 @@ static bool parse_opt(struct fault *fault, const struct nbd_opt *opt)
         fault->hold = opt->value;
     else if (strcmp(opt->key, "open_hold") == 0)
         fault->open_hold = opt->value;
+    else if (strcmp(opt->key, "create_hold") == 0)
+        fault->create_hold = opt->value;
     else if (strcmp(opt->key, "lost_if") == 0)
         fault->lost_if = opt->value;
     else if (strcmp(opt->key, "troubled_if") == 0)
@@ -267,7 +271,20 @@ static int create(struct nbd_device *dev, struct nbd_failure *why)
     if (fault->create_error != 0)
         return nbd_fail(why, (int)fault->create_error, "create_error=%s",
                         strerror((int)fault->create_error));
+    while (fault->create_hold != NULL && access(fault->create_hold, F_OK) == 0) {
+        if (atomic_load(&fault->canceled))
+            return nbd_fail(why, ECANCELED, "canceled");
+        sleep_ms(2);
+    }
     return size_from_create(dev, &fault->size, why);
+}
+
+/* Loop thread, while create() runs. */
+static void cancel(struct nbd_device *dev)
+{
+    struct fault *fault = dev->priv;
+
+    atomic_store(&fault->canceled, true);
 }
 
 static int delete(struct nbd_device *dev, struct nbd_failure *why)
@@ -405,6 +422,7 @@ static struct nbd_handler handler = {
     .get_size = get_size,
     .submit = submit,
     .extents = extents,
+    .cancel = cancel,
     .destroy = destroy,
 };
 

@@ -129,6 +129,32 @@ config_says "--check-config makes nothing" 0 "The configuration is good"
 check "indeed" test ! -e "$T/made.img"
 check "the daemon ends with 0" stop_daemon
 
+# ---- making takes long ----
+mkdir "$T/handlers"
+ln -s "$HANDLERS"/*.so "$BUILDDIR/tests/handlers/.libs/libfault_handler.so" "$T/handlers"
+touch "$T/hold"
+need_daemon --handler-dir "$T/handlers"
+define slow.conf '[slow]' 'backstore = fault' 'target = t' "opt.create_hold = $T/hold" \
+    'create = true' 'size = 1M'
+cli reload >"$T/slow" 2>&1 &
+reload=$!
+check "a reload that makes something slowly holds up nobody" cli export list
+check "it still runs" kill -0 $reload
+rm "$T/hold"
+check "until that is made" wait $reload
+check "and served" grep -q "added slow" "$T/slow"
+touch "$T/hold"
+define slower.conf '[slower]' 'backstore = fault' 'target = t2' "opt.create_hold = $T/hold" \
+    'create = true' 'size = 1M'
+from=$(($(log_lines) + 1))
+kill -HUP "$DAEMON"
+cli reload >/dev/null 2>&1 &
+reload=$!
+await 10 is_logged 'reload' "$from"
+check "the end of the daemon cancels it" stop_daemon
+wait $reload
+rm "$C/slow.conf" "$C/slower.conf" "$T/hold"
+
 # ---- at start ----
 define broken.conf '[broken]' 'x = 1'
 define other.conf '[o]' "exportname = $T/none.img" 'y = 1'
