@@ -25,6 +25,9 @@ print("disconnected", flush=True)
 EOF
 }
 
+mkdir -p "$D/conf.d"
+truncate -s 1M "$T/image"
+printf '[fixed]\nexportname = %s\n' "$T/image" >"$D/conf.d/fixed.conf"
 need_daemon
 PORT=$(port_of nbd)
 check "an export" cli file create disk size 1M name disk
@@ -90,6 +93,12 @@ same "its job" "sync done" "$(cli --json export sync other | json 'j["job"]["kin
 job=$(cli export sync disk nowait)
 check "sync without waiting" cli job wait "$job"
 refuses "of nothing" 1 "there is no export" cli export sync nothing
+
+# ---- exports of a file ----
+refuses "an export of a file is changed there" 5 "fixed.conf" cli export set fixed hidden yes
+refuses "also its list" 5 "fixed.conf" cli acl fixed add 127.0.0.1
+check "it can be synced" cli export sync fixed
+check "and looked at" cli acl fixed
 
 # ---- at the same time, and after a restart ----
 for i in 1 2 3 4 5 6 7 8 9; do cli acl other add "10.0.0.$i" >/dev/null & done
