@@ -9,23 +9,23 @@ _nbd_cli()
     # Names have ":" and options "=": neither ends a word here.
     _init_completion -n ':=' || return
 
-    local line word
+    local line word option= typed=$cur
+    # readline replaces only what stands behind the "=" of --option=VALUE.
+    if [[ $cur == --*=* ]]; then
+        option=${cur%%=*}=
+        cur=${cur#*=}
+    fi
     while IFS= read -r line; do
         case $line in
-            :files)
-                compopt -o filenames
-                COMPREPLY+=($(compgen -f -- "$cur"))
-                ;;
-            :directories)
-                compopt -o filenames
-                COMPREPLY+=($(compgen -d -- "$cur"))
-                ;;
+            :files) _filedir ;;
+            :directories) _filedir -d ;;
             *)
-                printf -v word '%q' "${line%%$'\t'*}"
+                line=${line%%$'\t'*}
+                printf -v word '%q' "${line#"$option"}"
                 COMPREPLY+=("$word")
                 ;;
         esac
-    done < <("$1" complete "${words[@]:1:cword-1}" "$cur" 2>/dev/null)
+    done < <("$1" complete "${words[@]:1:cword-1}" "$typed" 2>/dev/null)
 
     __ltrim_colon_completions "$cur"
 } &&

@@ -13,8 +13,8 @@ _nbd_cli() {
     for line in "${(@f)$("${(Q)words[1]}" complete "${(@Q)words[2,CURRENT-1]}" \
         "${(Q)PREFIX}" 2>/dev/null)}"; do
         case $line in
-            :files) _files && found=0 ;;
-            :directories) _files -/ && found=0 ;;
+            :files) compset -P '--*='; _files && found=0 ;;
+            :directories) compset -P '--*='; _files -/ && found=0 ;;
             ?*)
                 text=${line%%$'\t'*}
                 candidates+=("${text//:/\\:}:${line#*$'\t'}")

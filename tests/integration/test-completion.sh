@@ -78,7 +78,7 @@ done
 
 # ---- the shells ----
 BIN=$T/bin
-mkdir "$BIN" "$T/zsh"
+mkdir "$BIN" "$T/zsh" "$T/a b"
 cat >"$BIN/nbd-cli" <<EOF
 #!/bin/bash
 [ "\${1-}" != complete ] || exec "$BUILDDIR/nbd-cli" "\$@"
@@ -122,6 +122,10 @@ for shell in bash zsh; do
         "$(press $shell 'nbd-cli file create x --prea\t')"
     same "$shell: a directory" "RAN:[--dir][$T/bin]" \
         "$(press $shell "nbd-cli --dir $T/bi\\t" | sed 's,/]$,],')"
+    same "$shell: the value of an option" "RAN:[acl][alpha][--default-deny=off]" \
+        "$(press $shell 'nbd-cli acl alpha --default-deny=of\t')"
+    same "$shell: a directory with a blank, for an option" "RAN:[--dir=$T/a b]" \
+        "$(press $shell "nbd-cli --dir=$T/a\\t" | sed 's,/]$,],')"
 done
 "$PYTHON" "$HERE/press-tab.py" --list 'nbd-cli export show \t\t' \
     bash --noprofile --rcfile "$T/bashrc" -i >"$T/shown"
