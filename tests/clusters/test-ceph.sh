@@ -64,6 +64,12 @@ same "extents tell data and holes" "0+41943040=0 41943040+8388608=3 50331648+419
 standard_clients ceph/rbd/a
 nbdcopy --flush "$T/data" "$(uri ceph/rbd/a)"
 
+check "an image grows" cli ceph resize rbd/n1/o size 24M
+same "it has the size" 25165824 "$(rbdc info rbd/n1/o --format json | json 'j["size"]')"
+check "the end is written" io ceph/rbd/n1/o -c 'write -P 8 20M 4M' -c 'read -P 8 20M 4M'
+check "it shrinks when told so" cli ceph resize rbd/n1/o size 16M shrink
+same "to that size" 16777216 "$(nbdinfo --size "$(uri ceph/rbd/n1/o)")"
+
 # ---- snapshots ----
 rbdc snap create a@s1 >/dev/null 2>&1
 io ceph/rbd/a -c 'write -P 9 0 1M' >/dev/null

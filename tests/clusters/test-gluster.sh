@@ -147,6 +147,14 @@ assert h.pread(size, 0) == model
 EOP
 same "1500 random commands leave what they should" 0 $?
 
+check "an export of 1 MiB" cli gluster create vol/grow size 1M name grow
+check "is used" qemu-io -f raw -c "read 0 512" "$(uri grow)"
+check "it grows" cli gluster resize vol/grow size 3M
+same "the file has the size" $((3 * MiB)) "$(stat -c %s "$G/vol-2/grow")"
+same "and new clients see it" $((3 * MiB)) "$(nbdinfo --size "$(uri grow)")"
+check "the end is written" qemu-io -f raw -c 'write -P 8 2M 1M' -c 'read -P 8 2M 1M' "$(uri grow)"
+check "it shrinks when told so" cli gluster resize vol/grow size 1M shrink
+
 check "an export with durable=true" cli gluster create vol/safe size 1M name safe opt durable=true
 check "is written and read" qemu-io -f raw -c 'write -P 9 0 1M' -c 'write -z 0 4k' -c flush \
     -c 'read -P 0 0 4k' -c 'read -P 9 4k 1020k' "$(uri safe)"
