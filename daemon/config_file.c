@@ -43,12 +43,12 @@ void config_file_take(const struct ini *ini, GPtrArray *layer, GPtrArray *proble
         const struct ini_entry *entry = generic->entries->pdata[i];
         const struct setting *setting = take_key(ini, entry, seen, problems);
         struct assignment *a;
+        char *where;
 
         if (setting == NULL)
             continue;
-        a = assignment_add(layer, setting,
-                           g_strdup_printf("%s line %u: %s", ini->file, entry->line, entry->key),
-                           g_strdup(entry->value), ini->directory);
+        where = g_strdup_printf("%s line %u: %s", ini->file, entry->line, entry->key);
+        a = assignment_add(layer, setting, where, g_strdup(entry->value), ini->directory);
         a->key = entry->key;
         a->line = entry->line;
     }

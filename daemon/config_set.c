@@ -48,8 +48,8 @@ static void notice_ignored(struct config_set *set, const char *file, GPtrArray *
         return;
     g_ptr_array_add(ignored, NULL);
     list = g_strjoinv(", ", (char **)ignored->pdata);
-    g_ptr_array_add(set->notices, g_strdup_printf("%s: of nbd-server, without meaning here, and "
-                                                  "ignored: %s", file, list));
+    g_ptr_array_add(set->notices, g_strdup_printf(
+        "%s: of nbd-server, without meaning here, and ignored: %s", file, list));
 }
 
 static void take_section(struct config_unit *unit, const struct ini *ini,

@@ -73,8 +73,8 @@ void control_reload(struct rpc_call *call, void *args, void *arg)
 
     (void)args;
     if (server->stopping || server->reload == NULL) {
-        control_refuse(call, NR_ESTATE, 0, "the daemon is stopping and reads its configuration "
-                       "when it starts anew");
+        control_refuse(call, NR_ESTATE, 0, "the daemon is stopping; it reads its "
+                       "configuration when it starts anew");
         return;
     }
     log_info("control client %s: reload", rpc_call_peer(call));

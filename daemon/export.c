@@ -1101,29 +1101,36 @@ static void on_wait_too_long(evutil_socket_t fd, short what, void *arg)
     answer(waiter, -ETIMEDOUT, &why);
 }
 
+/* Why it cannot have users now, whatever its backstore does; 0: it can. */
+static int check_open(const struct export *export, struct nbd_failure *why)
+{
+    const struct export *other;
+
+    if (export->handler == NULL) {
+        *why = export->fault;
+        return -why->code;
+    }
+    if (export->private->removed || export->state == EXPORT_CREATING)
+        return nbd_fail(why, EBUSY, "export \"%s\" is %s", export->name,
+                        export->private->removed ? "being removed" : "still being created");
+    other = predecessor_in_use(export);
+    if (other != NULL)
+        return nbd_fail(why, ESHUTDOWN, "export \"%s\" has changed, and %u client(s) are "
+                        "still attached to what it was before (%s); nobody else can connect "
+                        "until they have left", export->name, other->connections,
+                        other->target);
+    return 0;
+}
+
 void export_open(struct export *export, unsigned timeout_ms, export_done *done, void *arg)
 {
     struct export_private *x = export->private;
-    const struct export *other;
+    struct nbd_failure why;
     struct waiter *waiter;
+    int r = check_open(export, &why);
 
-    if (export->handler == NULL || x->removed || export->state == EXPORT_CREATING) {
-        struct nbd_failure why = export->fault;
-
-        if (export->handler != NULL)
-            nbd_fail(&why, EBUSY, "export \"%s\" is %s", export->name,
-                     x->removed ? "being removed" : "still being created");
-        done(arg, -why.code, &why);
-        return;
-    }
-    other = predecessor_in_use(export);
-    if (other != NULL) {
-        struct nbd_failure why;
-
-        nbd_fail(&why, ESHUTDOWN, "export \"%s\" has changed, and %u client(s) are still "
-                 "attached to what it was before (%s); nobody else can connect until they "
-                 "have left", export->name, other->connections, other->target);
-        done(arg, -ESHUTDOWN, &why);
+    if (r < 0) {
+        done(arg, r, &why);
         return;
     }
     waiter = g_new0(struct waiter, 1);

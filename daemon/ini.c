@@ -191,7 +191,8 @@ static void take_section_values(struct ini *ini, const struct ini_section *secti
         if (entry->value != NULL)
             g_strchomp(entry->value);
         if (error != NULL) /* there may be a value as well */
-            ini_problem(problems, ini->file, entry->line, "%s: %s", entry->key, error->message);
+            ini_problem(problems, ini->file, entry->line, "%s: %s", entry->key,
+                        error->message);
     }
 }
 
@@ -218,8 +219,8 @@ static int read_all(int fd, const char *file, GByteArray *bytes, GPtrArray *prob
     while ((got = TEMP_FAILURE_RETRY(read(fd, piece, sizeof(piece)))) > 0) {
         g_byte_array_append(bytes, piece, (unsigned)got);
         if (bytes->len > INI_FILE_MAX) {
-            add_problem(problems, "%s: larger than %u MiB, this is no configuration file", file,
-                        INI_FILE_MAX >> 20);
+            add_problem(problems, "%s: larger than %u MiB, this is no configuration file",
+                        file, INI_FILE_MAX >> 20);
             return -EFBIG;
         }
     }

@@ -45,6 +45,7 @@ const struct ini_section *ini_find(const struct ini *ini, const char *section);
 
 /* Appends "FILE line LINE: ..." to the problems. */
 __attribute__((format(printf, 4, 5)))
-void ini_problem(GPtrArray *problems, const char *file, unsigned line, const char *format, ...);
+void ini_problem(GPtrArray *problems, const char *file, unsigned line,
+                 const char *format, ...);
 
 #endif

@@ -110,8 +110,8 @@ static void log_report(const struct reload *reload)
                   reload->server->config->config_file);
     else if (!reload->at_start || g_hash_table_size(reload->current) > 0)
         log_info("configuration: %u exports added, %u changed, %u removed, %u unchanged; "
-                 "mistakes: %u", report->added->len, report->changed->len, report->removed->len,
-                 report->unchanged, report->rejected->len);
+                 "mistakes: %u", report->added->len, report->changed->len,
+                 report->removed->len, report->unchanged, report->rejected->len);
 }
 
 /* ---- Draining ---- */
@@ -201,8 +201,8 @@ static struct drain *find_drain(const struct reload *reload, const struct export
 
 static void warn_foreign(struct reload *reload, const struct export_def *def)
 {
-    const struct export *other = registry_find_backstore(reload->server->registry, def->handler,
-                                                         def->target);
+    const struct registry *registry = reload->server->registry;
+    const struct export *other = registry_find_backstore(registry, def->handler, def->target);
 
     if (other != NULL && other->origin != EXPORT_BY_CONFIG &&
         !(other->readonly && def->readonly))
@@ -546,8 +546,8 @@ static void judge_directory(struct reload *reload)
                         reload->set->config->config_file) != 0;
     if (count > 0)
         g_ptr_array_add(reload->set->problems, g_strdup_printf(
-            "the directory %s is gone: its %u export(s) stay; to remove them, make it anew and "
-            "leave it empty", reload->set->directory, count));
+            "the directory %s is gone: its %u export(s) stay; to remove them, make it anew "
+            "and leave it empty", reload->set->directory, count));
 }
 
 static unsigned count_rejected(const struct config_set *set)

@@ -77,7 +77,8 @@ static void reject_duplicate(struct config_unit *unit, const struct export_def *
 }
 
 /* All of its names or none. */
-static void claim_unit(struct config_unit *unit, GHashTable *claims, plan_owner *owner, void *arg)
+static void claim_unit(struct config_unit *unit, GHashTable *claims, plan_owner *owner,
+                       void *arg)
 {
     for (guint i = 0; i < unit->defs->len; i++) {
         struct export_def *def = unit->defs->pdata[i];
@@ -170,20 +171,22 @@ GArray *plan_make(const struct config_set *set, GHashTable *current)
 
 /* ---- Warnings ---- */
 
-static void warn_pair(const struct plan_step *a, const struct plan_step *b, GPtrArray *warnings)
+static bool is_new(const struct plan_step *step)
 {
-    bool is_new = a->action == PLAN_ADD || a->action == PLAN_REPLACE || b->action == PLAN_ADD ||
-                  b->action == PLAN_REPLACE;
+    return step->action == PLAN_ADD || step->action == PLAN_REPLACE;
+}
 
-    if (is_new && !(a->def->readonly && b->def->readonly))
+static void warn_pair(const struct plan_step *a, const struct plan_step *b,
+                      GPtrArray *warnings)
+{
+    const struct export_def *writer = a->def->readonly ? b->def : a->def;
+    const struct export_def *other = a->def->readonly ? a->def : b->def;
+
+    if ((is_new(a) || is_new(b)) && !writer->readonly)
         g_ptr_array_add(warnings, g_strdup_printf(
             "export \"%s\" in %s line %u writes to what export \"%s\" in %s line %u serves, "
-            "the %s backstore %s", a->def->readonly ? b->def->name : a->def->name,
-            a->def->readonly ? b->def->file : a->def->file,
-            a->def->readonly ? b->def->line : a->def->line,
-            a->def->readonly ? a->def->name : b->def->name,
-            a->def->readonly ? a->def->file : b->def->file,
-            a->def->readonly ? a->def->line : b->def->line, a->def->handler, a->def->target));
+            "the %s backstore %s", writer->name, writer->file, writer->line, other->name,
+            other->file, other->line, writer->handler, writer->target));
 }
 
 void plan_warn_shared(const GArray *steps, GPtrArray *warnings)

@@ -31,7 +31,7 @@ struct plan_step {
                                   its file is rejected, the current one */
     struct export_def *before; /* the current one; NULL: ADD */
     struct config_unit *unit;  /* NULL: REMOVE, or kept */
-    uint64_t size;             /* bytes of the backing store when that is known; for who looks */
+    uint64_t size;             /* of the backing store, bytes; 0: not known */
 };
 
 /* The steps (struct plan_step, to be freed by g_array_unref()) after plan_resolve(): removals

@@ -286,8 +286,8 @@ static int check_identity(const struct file *file, const struct stat *now,
     if (opened.st_dev == now->st_dev && opened.st_ino == now->st_ino &&
         opened.st_rdev == now->st_rdev)
         return 0;
-    return nbd_fail(why, ESTALE, "'%s' is another %s now than the one that clients are attached "
-                    "to; nobody else can connect until they have left", file->shown,
+    return nbd_fail(why, ESTALE, "'%s' is another %s now than the one that clients are "
+                    "attached to; nobody else can connect until they have left", file->shown,
                     S_ISBLK(now->st_mode) ? "device" : "file");
 }
 

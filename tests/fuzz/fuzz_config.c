@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
  *
- * Fuzz target: configuration files. What stands before the first NUL is the configuration file,
- * what stands behind it a file of conf.d; the difference to the empty configuration is made.
+ * Fuzz target: configuration files. What stands before the first NUL is the configuration
+ * file, what stands behind it a file of conf.d; the difference to an empty one is made.
  */
 #include <glib/gstdio.h>
 #include <string.h>

@@ -360,7 +360,7 @@ static void only_conf_files_are_read_in_byte_order(void **state)
     set = read_all(fixture);
 
     assert_int_equal(set->units->len, 2);
-    assert_true(g_str_has_suffix(((struct config_unit *)set->units->pdata[0])->file, "/B.conf"));
+    assert_ptr_equal(set->units->pdata[0], unit_of(set, "/B.conf"));
     config_set_free(set);
 }
 
@@ -487,13 +487,14 @@ static void of_new_ones_the_first_file_wins(void **state)
 static void a_rejected_file_takes_no_names(void **state)
 {
     struct fixture *fixture = *state;
+    const struct export_def *def;
 
     put(fixture, "conf.d/a.conf", "[x]\nexportname=/a\n");
     put(fixture, "conf.d/b.conf", "[y]\nexportname=/b\n[x]\nexportname=/b\n");
     put(fixture, "conf.d/c.conf", "[y]\nexportname=/c\n");
     reload(fixture, NULL, "x:add y:add");
-    assert_string_equal(((struct export_def *)g_hash_table_lookup(fixture->current, "y"))->target,
-                        "/c");
+    def = g_hash_table_lookup(fixture->current, "y");
+    assert_string_equal(def->target, "/c");
 }
 
 /* What a.conf gives up is only free when a.conf is not rejected for another reason. */
