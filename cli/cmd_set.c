@@ -123,7 +123,7 @@ json_object *settings_json(const nr_settings *settings)
     return object;
 }
 
-static void answer_settings(struct cli *cli, const char *name, const nr_settings *settings)
+static void answer_settings(struct cli *cli, const nr_settings *settings)
 {
     json_object *object = settings_json(settings);
 
@@ -132,7 +132,6 @@ static void answer_settings(struct cli *cli, const char *name, const nr_settings
 
         cli_say(cli, "%-16s %s", key, settings->rows.rows_val[i].value);
     }
-    json_put_text(cli_answer(cli), "export", name);
     json_object_object_add(cli_answer(cli), "settings", object);
 }
 
@@ -185,7 +184,7 @@ static int change_settings(struct cli *cli, const char *name, GArray *rows,
         r = client_call(cli->client, NR_EXPORT_SET, &args, &res, why);
     if (r != 0)
         return r;
-    answer_settings(cli, name, &res.nr_settings_res_u.settings);
+    answer_settings(cli, &res.nr_settings_res_u.settings);
     client_free(NR_EXPORT_SET, &res);
     return 0;
 }
@@ -205,6 +204,7 @@ int cmd_export_set(struct cli *cli, struct failure *why)
     if (r == 0 && rows->len == 0 && !resizes)
         r = fail_with(why, STATUS_USAGE, "nothing to set; 'nbd-cli export set help' lists "
                                             "the settings");
+    json_put_text(cli_answer(cli), "export", name);
     if (r == 0 && rows->len > 0)
         r = change_settings(cli, name, rows, why);
     if (r == 0 && resizes)

@@ -47,6 +47,8 @@ answers "export add" export add file other name other opt detect-zeroes=on reado
 answers "export list" export list
 answers "export show" export show other
 answers "export set" export set disk hidden no max-connections 5
+answers "export set" export set disk size 2M
+answers "BACKSTORE resize" file resize disk size 3M
 answers "export sync" export sync disk
 answers acl acl disk add 127.0.0.1 ::1
 answers acl acl disk
@@ -78,6 +80,9 @@ answers "job show" job show "$id"
 answers "job wait" job wait "$id"
 answers error job cancel "$id"
 answers restore restore
+echo "# nothing" >"$T/nbdtab"
+answers map map all tab "$T/nbdtab"
+answers unmap unmap all tab "$T/nbdtab"
 answers log-level log-level debug
 answers reload reload
 answers doctor doctor
