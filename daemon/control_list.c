@@ -210,6 +210,14 @@ void control_list(struct rpc_call *call, void *args, void *arg)
     g_string_chunk_free(texts);
 }
 
+/* One that had this name and still has clients. */
+static struct export *find_draining(const struct server *server, const char *name)
+{
+    struct export *export = registry_next_leaving(server->registry, name, "");
+
+    return export != NULL && strcmp(export->name, name) == 0 ? export : NULL;
+}
+
 void control_export_get(struct rpc_call *call, void *args, void *arg)
 {
     static const nr_backstore no_store = { .handler = (char *)"", .target = (char *)"" };
@@ -220,13 +228,16 @@ void control_export_get(struct rpc_call *call, void *args, void *arg)
     struct export *export = control_find_export(server, a->name, &no_store, &why);
     GStringChunk *texts;
 
+    if (export == NULL)
+        export = find_draining(server, a->name);
     if (export == NULL) {
         control_refuse_failure(call, &why);
         return;
     }
     texts = g_string_chunk_new(1024);
     control_describe_export(export, texts, &result.nr_export_res_u.x);
-    export_look_at_size(export);
+    if (export->state != EXPORT_DRAINING)
+        export_look_at_size(export);
     rpc_reply(call, &result);
     control_clear_export(&result.nr_export_res_u.x);
     g_string_chunk_free(texts);

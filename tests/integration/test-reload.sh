@@ -90,6 +90,7 @@ check "a removed export is no longer listed" await 5 lists_not a
 is_refused "nor can anybody connect to it" "no export" answers a
 same "the export drains with its client" "draining 1" \
     "$(cli --json export list | json '[" ".join((e["state"], str(e["connections"]))) for e in j["exports"] if e["name"] == "a"][0]')"
+check "and has a status" sh -c "$BUILDDIR/nbd-cli --dir $D status a | grep -q 'num_clients=1 .*state=draining'"
 define a.conf a d.img
 check "the same name comes with another path" cli reload
 check "it is listed" lists a
