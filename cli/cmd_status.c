@@ -222,6 +222,7 @@ static void print_client(struct table *table, const nr_client *client)
     table_add(table, client->addr);
     table_add(table, client->phase);
     table_add(table, time_text(client->since));
+    table_add(table, time_text(client->last_activity));
     table_add_format(table, "%" PRIu64, client->requests);
     table_add_format(table, "%" PRIu64, client->read_bytes);
     table_add_format(table, "%" PRIu64, client->write_bytes);
@@ -250,8 +251,9 @@ static int print_clients_page(struct cli *cli, nr_page_args *args, struct table 
 
 int cmd_clients(struct cli *cli, struct failure *why)
 {
-    static const char *const titles[] = {"ID",       "EXPORT", "ADDRESS", "PHASE",    "SINCE",
-                                         "REQUESTS", "READ",   "WRITTEN", "INFLIGHT", NULL};
+    static const char *const titles[] = {"ID",       "EXPORT", "ADDRESS", "PHASE",
+                                         "SINCE",    "ACTIVE", "REQUESTS", "READ",
+                                         "WRITTEN",  "INFLIGHT", NULL};
     nr_page_args args = {.name = (char *)words_text(&cli->words, "EXPORT", "")};
     struct table *table = table_new(titles);
     json_object *array = json_object_new_array();

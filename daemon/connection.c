@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
@@ -226,6 +227,10 @@ void connection_enter(struct connection *conn, enum phase phase)
         connection_log(conn, NBD_LOG_DEBUG, "%s -> %s", phases[conn->phase].name,
                        phases[phase].name);
     conn->phase = phase;
+    if (conn->departed != NULL) {
+        event_free(conn->departed);
+        conn->departed = NULL;
+    }
     if (phase >= PHASE_TRANSMISSION && conn->deadline != NULL) {
         event_free(conn->deadline);
         conn->deadline = NULL;
@@ -310,6 +315,8 @@ static void reap(struct connection *conn)
         conn->export->connections--;
         export_close(conn->export);
     }
+    if (conn->departed != NULL)
+        event_free(conn->departed);
     event_free(conn->readable);
     event_free(conn->writable);
     if (conn->deadline != NULL)
@@ -636,7 +643,6 @@ static size_t take_messages(struct connection *conn, uint8_t *data, size_t lengt
 /* Take what is in the scratch buffer, and send what comes of it, until nothing moves. */
 static void take(struct connection *conn, uint8_t *scratch, size_t length)
 {
-    conn->taken_bytes = 0;
     conn->again = false;
     do {
         length = take_messages(conn, scratch, length);
@@ -709,6 +715,7 @@ static void turn(struct connection *conn)
     bool again = conn->again;
 
     conn->taking = true;
+    conn->taken_bytes = 0;
     if (again)
         conn->turn->start_ns = counters_now_ns();
     memcpy(scratch, kept_data(conn), length);
@@ -739,11 +746,35 @@ static void on_writable(evutil_socket_t fd, short what, void *arg)
     end_turn(conn);
 }
 
+/* While its export is being opened it is not read. Who has closed one direction may have sent
+ * requests before, or want nothing but an answer. */
+static void on_departed(evutil_socket_t fd, short what, void *arg)
+{
+    struct connection *conn = arg;
+    int unread = 0;
+
+    (void)what;
+    ioctl(fd, FIONREAD, &unread);
+    if (unread == 0 && conn->kept_length == 0 && handshake_is_in_vain(conn))
+        connection_close(conn, "the client went away while its export was opened");
+}
+
+static void watch_departure(struct connection *conn)
+{
+    if (conn->departed != NULL)
+        return;
+    conn->departed = event_new(loop_base(conn->server->loop), conn->fd, EV_CLOSED, on_departed,
+                               conn);
+    event_add(conn->departed, NULL);
+}
+
 /* Wait for input, or go on with what was kept. */
 static void arm(struct connection *conn)
 {
     if (conn->paused || conn->phase == PHASE_OPENING) {
         event_del(conn->readable);
+        if (conn->phase == PHASE_OPENING)
+            watch_departure(conn);
         return;
     }
     if (!event_pending(conn->readable, EV_READ, NULL))

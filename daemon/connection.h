@@ -65,6 +65,7 @@ struct connection {
     int64_t active_ns;              /* loop_now_ns() of the last bytes received */
     struct event *readable, *writable;
     struct event *deadline;         /* of the handshake; NULL later */
+    struct event *departed;         /* while an export is being opened, else NULL */
 
     /* Input that is kept between turns: a part of a message, or whole ones that have to
      * wait. Small parts live in `part`. */

@@ -8,6 +8,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include <json-c/json.h>
@@ -57,11 +58,17 @@ struct call {
     struct json_object *saved; /* what the handler had saved; a copy */
 };
 
+struct closer {
+    void (*on_closed)(void *arg);
+    void *arg;
+};
+
 struct export_private {
     struct export *export;
     struct registry *registry;
     enum backstore backstore;
-    bool parsed;        /* cfg_parse() has succeeded: destroy() is due */
+    atomic_bool parsed; /* cfg_parse() has succeeded: destroy() is due */
+    atomic_bool canceled; /* a create */
     bool busy;          /* a call runs */
     bool close_soon;    /* do not linger */
     bool try_now;       /* to open it, though nobody waits */
@@ -85,8 +92,7 @@ struct export_private {
     uint64_t resize_to;
     int64_t looked_us;        /* at the size, when it was open; monotonic */
     bool look;                /* at it again, though nobody waits */
-    void (*on_closed)(void *arg);
-    void *closed_arg;
+    GArray *closers;          /* struct closer: who wait for it to be closed */
     void (*on_gone)(void *arg);
     void *gone_arg;
     struct nbd_opt *opts; /* what dev.opts points to */
@@ -250,6 +256,7 @@ static struct export *export_new(struct registry *registry, const struct export_
     x->linger = evtimer_new(loop_base(registry->server->loop), on_linger, export);
     x->retry = evtimer_new(loop_base(registry->server->loop), on_retry, export);
     x->retry_s = RETRY_MIN_S;
+    x->closers = g_array_new(FALSE, FALSE, sizeof(struct closer));
     export->server = registry->server;
     if (spec->id != NULL) {
         g_strlcpy(export->id, spec->id, sizeof(export->id));
@@ -300,6 +307,7 @@ static void export_free(void *data)
     event_free(x->linger);
     event_free(x->retry);
     g_queue_clear(&x->waiters);
+    g_array_free(x->closers, TRUE);
     g_hash_table_destroy(export->opts);
     g_free(x->opts);
     g_ptr_array_free(export->mappings, TRUE);
@@ -1311,8 +1319,8 @@ void export_close_now(struct export *export, void (*on_closed)(void *arg), void 
     struct export_private *x = export->private;
 
     x->close_soon = true;
-    x->on_closed = on_closed;
-    x->closed_arg = arg;
+    if (on_closed != NULL)
+        g_array_append_val(x->closers, ((struct closer){ on_closed, arg }));
     advance(export);
 }
 
@@ -1327,7 +1335,11 @@ static void work_create(struct call *call)
                               "here; export one that exists", export->handler_name), "create");
         return;
     }
-    if (parse(call) == 0)
+    if (parse(call) < 0)
+        return;
+    if (export->private->canceled)
+        settle(call, nbd_fail(&call->why, ECANCELED, "canceled before it began"), "create");
+    else
         settle(call, export->handler->create(&export->dev, &call->why), "create");
 }
 
@@ -1355,8 +1367,10 @@ void export_create(struct export *export, export_done *done, void *arg)
 
 void export_create_cancel(struct export *export)
 {
-    if (export->state == EXPORT_CREATING && export->handler->cancel != NULL &&
-        export->private->parsed)
+    if (export->state != EXPORT_CREATING)
+        return;
+    export->private->canceled = true; /* first: what is parsed after this looks at it */
+    if (export->handler->cancel != NULL && export->private->parsed)
         export->handler->cancel(&export->dev);
 }
 
@@ -1443,11 +1457,17 @@ static void vanish(struct export *export)
 
 static void tell_closed(struct export_private *x)
 {
-    void (*on_closed)(void *arg) = x->on_closed;
+    GArray *closers = x->closers;
 
-    x->on_closed = NULL;
-    if (on_closed != NULL)
-        on_closed(x->closed_arg);
+    if (closers->len == 0)
+        return;
+    x->closers = g_array_new(FALSE, FALSE, sizeof(struct closer));
+    for (guint i = 0; i < closers->len; i++) {
+        struct closer *closer = &g_array_index(closers, struct closer, i);
+
+        closer->on_closed(closer->arg);
+    }
+    g_array_free(closers, TRUE);
 }
 
 static void start_open(struct export *export)

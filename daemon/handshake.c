@@ -189,11 +189,21 @@ static bool is_readonly(const struct export *export, const struct mapping *mappi
     return export->readonly || (mapping != NULL && mapping->readonly);
 }
 
+/* Bytes of it that the protocol allows, in whole characters. */
+static size_t sent_length(const char *string)
+{
+    size_t length = strlen(string);
+
+    if (length <= NBD_MAX_STRING)
+        return length;
+    return (size_t)(g_utf8_find_prev_char(string, string + NBD_MAX_STRING + 1) - string);
+}
+
 static void send_text(struct connection *conn, uint32_t option, uint16_t type,
                       const char *string)
 {
     uint8_t data[2 + NBD_MAX_STRING];
-    size_t length = MIN(strlen(string), NBD_MAX_STRING);
+    size_t length = sent_length(string);
     uint16_t wire_type = htobe16(type);
 
     memcpy(data, &wire_type, 2);
@@ -376,6 +386,11 @@ static bool open_export(struct connection *conn, uint32_t option, const char *na
     return true;
 }
 
+bool handshake_is_in_vain(const struct connection *conn)
+{
+    return conn->opening != NULL && conn->opening->option != NBD_OPT_INFO;
+}
+
 void handshake_abandon(struct connection *conn)
 {
     if (conn->opening != NULL)
@@ -412,7 +427,7 @@ static bool reply_server(struct connection *conn, const struct export *export)
 {
     uint8_t data[4 + EXPORT_NAME_MAX + NBD_MAX_STRING];
     size_t name = strlen(export->name);
-    size_t description = MIN(strlen(export->description), NBD_MAX_STRING);
+    size_t description = sent_length(export->description);
     uint32_t length = htobe32((uint32_t)name);
 
     memcpy(data, &length, 4);
@@ -674,6 +689,11 @@ static size_t skip_long_option(struct connection *conn, const struct option *opt
     return sizeof(struct nbd_option);
 }
 
+static unsigned options_max(const struct connection *conn)
+{
+    return OPTIONS_MAX + OPTIONS_PER_EXPORT * registry_size(conn->server->registry);
+}
+
 size_t handshake_receive_option(struct connection *conn, const struct input *input)
 {
     const struct nbd_option *wire = (const void *)input->data;
@@ -687,7 +707,7 @@ size_t handshake_receive_option(struct connection *conn, const struct input *inp
         connection_close(conn, "an option with a wrong magic number");
         return 0;
     }
-    if (conn->n_options >= OPTIONS_MAX) {
+    if (conn->n_options >= options_max(conn)) {
         connection_close(conn, "it sent too many options");
         return 0;
     }

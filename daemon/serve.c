@@ -124,6 +124,7 @@ static int parse_args(int argc, char **argv, struct serve_args *args, struct con
 {
     int c;
 
+    argv[0] = (char *)"nbd-runner serve"; /* getopt's messages begin with it */
     optind = 1;
     while ((c = getopt_long(argc, argv, "f:l:p:u:n:ro:vqh", long_options, NULL)) != -1) {
         if (c == 'h') {

@@ -9,6 +9,7 @@
  *   error=EIO          requests end with this errno (a name below, or a number) ...
  *   op=read            ... if they are of this kind: read write flush trim cache zeroes any
  *   every=N            ... and then each Nth of them
+ *   parse_hold=PATH    cfg_parse() waits as long as this file exists
  *   open_delay_ms=N, open_hold=PATH, open_error=EIO    the same for map()
  *   open_error_if=PATH                                 ... as long as this file exists
  *   create_error=EIO, create_hold=PATH                  the same for create()
@@ -45,7 +46,7 @@ struct fault {
     bool on_thread, holes, fenced, is_lost, is_troubled;
     atomic_bool canceled;
     const char *hold, *open_hold, *create_hold, *open_error_if, *extents_hold, *lost_if,
-        *troubled_if; /* the daemon's, as dev->opts */
+        *troubled_if, *parse_hold; /* the daemon's, as dev->opts */
 
     uint64_t seen; /* requests that `op` means; loop thread */
 
@@ -163,6 +164,8 @@ static bool parse_opt(struct fault *fault, const struct nbd_opt *opt)
         fault->open_hold = opt->value;
     else if (strcmp(opt->key, "create_hold") == 0)
         fault->create_hold = opt->value;
+    else if (strcmp(opt->key, "parse_hold") == 0)
+        fault->parse_hold = opt->value;
     else if (strcmp(opt->key, "lost_if") == 0)
         fault->lost_if = opt->value;
     else if (strcmp(opt->key, "troubled_if") == 0)
@@ -197,6 +200,7 @@ static int cfg_parse(struct nbd_device *dev, const char *cfgstring, struct nbd_f
             return nbd_fail(why, EINVAL, "the fault handler does not understand %s=%s",
                             dev->opts[i].key, dev->opts[i].value);
         }
+    sleep_while_exists(fault->parse_hold);
     pthread_mutex_init(&fault->lock, NULL);
     pthread_cond_init(&fault->changed, NULL);
     dev->priv = fault;

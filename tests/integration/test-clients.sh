@@ -42,5 +42,24 @@ check "fio verifies random writes" fio --name=v --ioengine=nbd --uri="$(uri file
     --rw=randwrite --bsrange=512-128k --blockalign=512 --size=64M --io_size=32M --iodepth=16 \
     --verify=crc32c --do_verify=1 --verify_fatal=1 --randseed=1 --output="$T/fio"
 
+for ((i = 0; i < 50; i++)); do cli export add mem "$i" name "many$i" opt size=64K; done >"$T/out" 2>&1
+same "nbdinfo asks about each of many exports" 52 "$(nbdinfo --no-content --list "$(uri)" | grep -c '^export=')"
+if command -v qemu-nbd >/dev/null; then
+    same "qemu-nbd does so in one session" 52 "$(qemu-nbd -L -k "$D/nbd.sock" | grep -c "export:")"
+fi
+
+"$PYTHON" -c 'import nbd, sys, time
+h = nbd.NBD()
+h.connect_uri(sys.argv[1])
+h.pread(512, 0)
+open(sys.argv[2], "w").close()
+time.sleep(60)' "$(uri many1)" "$T/attached" &
+stop_at_end+=($!)
+await 10 test -e "$T/attached"
+cli clients >"$T/table"
+check "the table of clients tells their last activity" \
+    awk 'NR == 1 { for (i = 1; i <= NF; i++) if ($i == "ACTIVE") at = i }
+        $2 == "many1" { found = at > 0 && $at ~ /^20[0-9-]+T/ } END { exit !found }' "$T/table"
+
 check "libnbd takes answers in any order" "$PYTHON" "$HERE/aio.py" "$tcp/file/disk"
 check "the daemon ends with 0" stop_daemon

@@ -72,4 +72,4 @@ refuses "another value is refused" 1 "detect-zeroes" timeout 20 "$BUILDDIR/nbd-r
 serve_fails() { timeout 20 "$BUILDDIR/nbd-runner" serve --handler-dir "$HANDLERS" "$@"; }
 refuses "a file that is not there ends with 1" 1 "$T/none" serve_fails --file "$T/none" --unix "$SOCK"
 refuses "serve without a file ends with 1" 1 "file" serve_fails --unix "$SOCK"
-refuses "an unknown option ends with 1" 1 "--nonsense" serve_fails --nonsense
+refuses "an unknown option ends with 1" 1 "nbd-runner serve: unrecognized option" serve_fails --nonsense

@@ -326,6 +326,23 @@ static void close_now_does_not_linger_but_waits_for_users(void **state)
     assert_true(closed.ended);
 }
 
+static void everybody_who_waits_for_it_to_close_is_told(void **state)
+{
+    struct fixture *f = *state;
+    struct export *export = plain_disk(f, f->path);
+    struct outcome one = { 0 }, two = { 0 };
+
+    assert_int_equal(opens(f, export).result, 0);
+    export_close_now(export, on_event, &one);
+    export_close_now(export, on_event, &two);
+    export_close(export);
+    harness_wait(f->harness, has_ended, &one);
+    harness_wait(f->harness, has_ended, &two);
+
+    assert_int_equal(one.times, 1);
+    assert_int_equal(two.times, 1);
+}
+
 static void a_user_that_comes_while_it_closes_gets_it_open_again(void **state)
 {
     struct fixture *f = *state;
@@ -654,6 +671,30 @@ static void a_create_that_fails_says_why(void **state)
     assert_int_equal(registry_size(f->registry), 0);
 }
 
+static void a_create_may_be_canceled_before_its_target_was_understood(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *hold = harness_path(f->harness, "hold");
+    GHashTable *opts = g_hash_table_new(g_str_hash, g_str_equal);
+    struct export_spec spec = { .name = "new", .handler = "fault", .target = "x", .opts = opts,
+                                .size = 4096, .origin = EXPORT_BY_RPC };
+    struct outcome outcome = { 0 }, gone = { 0 };
+    struct export *export;
+
+    g_hash_table_insert(opts, (char *)"parse_hold", hold);
+    assert_true(g_file_set_contents(hold, "", 0, NULL));
+    assert_int_equal(registry_add(f->registry, &spec, true, &export, NULL), 0);
+    export_create(export, on_done, &outcome);
+    export_create_cancel(export);
+    unlink(hold);
+    harness_wait(f->harness, has_ended, &outcome);
+
+    assert_int_equal(outcome.result, -ECANCELED);
+    registry_remove(export, on_event, &gone);
+    harness_wait(f->harness, has_ended, &gone);
+    g_hash_table_unref(opts);
+}
+
 static void delete_closes_first_and_then_removes_the_store(void **state)
 {
     struct fixture *f = *state;
@@ -865,6 +906,7 @@ int main(void)
         A_TEST(exports_are_walked_in_the_order_of_bytes),
         A_TEST(an_export_is_opened_by_its_first_user_and_closed_after_its_last),
         A_TEST(close_now_does_not_linger_but_waits_for_users),
+        A_TEST(everybody_who_waits_for_it_to_close_is_told),
         A_TEST(a_user_that_comes_while_it_closes_gets_it_open_again),
         A_TEST(all_who_wait_for_an_open_are_told),
         A_TEST(an_open_that_fails_says_why_and_may_succeed_later),
@@ -887,6 +929,7 @@ int main(void)
         A_TEST(files_may_name_one_backstore_twice),
         A_TEST(an_export_is_ready_when_its_store_was_created),
         A_TEST(a_create_that_fails_says_why),
+        A_TEST(a_create_may_be_canceled_before_its_target_was_understood),
         A_TEST(delete_closes_first_and_then_removes_the_store),
         A_TEST(a_store_that_is_gone_already_counts_as_deleted),
         A_TEST(a_user_that_comes_during_a_delete_does_not_stop_it),

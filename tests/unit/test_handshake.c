@@ -11,6 +11,7 @@
 #include <endian.h>
 #include <errno.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "connection.h"
@@ -292,10 +293,41 @@ static void a_description_longer_than_the_protocol_allows_is_cut(void **state)
     g_byte_array_free(data, TRUE);
 }
 
+static void a_description_is_cut_between_characters(void **state)
+{
+    static const uint16_t infos[] = { NBD_INFO_DESCRIPTION };
+    struct harness *harness = *state;
+    struct export *export = registry_find(harness->server->registry, "disk1");
+    GByteArray *data = name_with_infos("disk1", 5, 1, infos);
+    g_autofree char *start = g_strnfill(NBD_MAX_STRING - 2, 'd');
+
+    for (int bytes = 1; bytes <= 4; bytes++) {
+        static const char *const characters[] = { "e", "é", "–", "🖴" };
+        struct client *client = negotiating(harness);
+        struct option_reply reply;
+        struct negotiated negotiated;
+
+        g_free(export->description);
+        export->description = g_strconcat(start, characters[bytes - 1], "ööö", NULL);
+        client_sends_option(client, NBD_OPT_LIST, NULL, 0);
+        client_takes_option_reply(client, &reply);
+        assert_true(g_utf8_validate(reply.data + 9, -1, NULL));
+        assert_in_range(strlen(reply.data + 9), NBD_MAX_STRING - 2, NBD_MAX_STRING);
+        g_free(reply.data);
+        client_is_told(client, NBD_OPT_LIST, NBD_REP_ACK, NULL);
+        client_sends_option(client, NBD_OPT_INFO, data->data, data->len);
+        client_takes_infos(client, NBD_OPT_INFO, &negotiated);
+        assert_true(g_utf8_validate(negotiated.description, -1, NULL));
+        assert_in_range(strlen(negotiated.description), NBD_MAX_STRING - 2, NBD_MAX_STRING);
+        client_leave(client);
+    }
+    g_byte_array_free(data, TRUE);
+}
+
 static void answers_that_exceed_the_output_buffer_are_still_whole(void **state)
 {
     static const uint16_t infos[] = { NBD_INFO_NAME, NBD_INFO_DESCRIPTION };
-    enum { ROUNDS = OPTIONS_MAX - 1 };
+    enum { ROUNDS = 80 };
     struct harness *harness = *state;
     struct export *export = registry_find(harness->server->registry, "disk1");
     GByteArray *data = name_with_infos("disk1", 5, 2, infos), *all = g_byte_array_new();
@@ -305,6 +337,11 @@ static void answers_that_exceed_the_output_buffer_are_still_whole(void **state)
     struct client *client = negotiating(harness);
     struct negotiated negotiated;
 
+    for (int i = 0; i < ROUNDS / OPTIONS_PER_EXPORT; i++) {
+        g_autofree char *name = g_strdup_printf("more%d", i);
+
+        harness_add_export(harness, name, "mem", name, "size=1M", false);
+    }
     g_free(export->description);
     export->description = g_strnfill(NBD_MAX_STRING, 'd');
     for (int i = 0; i < ROUNDS; i++) {
@@ -450,6 +487,43 @@ static void a_client_that_leaves_while_its_export_opens_leaves_nothing_behind(vo
     assert_int_equal(export->connections, 0);
 }
 
+static void who_leaves_while_its_export_opens_is_not_counted_any_more(void **state)
+{
+    struct harness *harness = *state;
+    g_autofree char *hold = harness_path(harness, "hold");
+    g_autofree char *opts = g_strconcat("size=1M open_hold=", hold, NULL);
+    struct client *client = negotiating(harness);
+
+    assert_true(g_file_set_contents(hold, "", 0, NULL));
+    harness_add_export(harness, "slow", "fault", "x", opts, false);
+    client_asks(client, NBD_OPT_GO, "slow");
+    harness_settle(harness);
+    client_leave(client);
+    harness_wait(harness, harness_has_no_connection, harness);
+
+    assert_int_equal(access(hold, F_OK), 0); /* it is still being opened */
+    unlink(hold);
+}
+
+static void who_only_stops_to_send_while_its_export_opens_gets_its_answer(void **state)
+{
+    struct harness *harness = *state;
+    g_autofree char *hold = harness_path(harness, "hold");
+    g_autofree char *opts = g_strconcat("size=1M open_hold=", hold, NULL);
+    struct client *client = negotiating(harness);
+    struct negotiated negotiated;
+
+    assert_true(g_file_set_contents(hold, "", 0, NULL));
+    harness_add_export(harness, "slow", "fault", "x", opts, false);
+    client_asks(client, NBD_OPT_INFO, "slow");
+    assert_int_equal(shutdown(client->fd, SHUT_WR), 0);
+    harness_settle(harness);
+    unlink(hold);
+
+    client_takes_infos(client, NBD_OPT_INFO, &negotiated);
+    assert_int_equal(negotiated.size, DISK_BYTES);
+}
+
 /* ---- LIST, ABORT ---- */
 
 static void list_names_every_export_in_order(void **state)
@@ -590,11 +664,35 @@ static void an_option_without_its_magic_number_ends_the_connection(void **state)
     client_is_closed(client);
 }
 
+/* As qemu-nbd --list and nbdinfo --list do. */
+static void each_of_many_exports_may_be_asked_about_in_one_session(void **state)
+{
+    struct harness *harness = *state;
+    struct client *client = negotiating(harness);
+
+    for (int i = 0; i < 100; i++) {
+        g_autofree char *name = g_strdup_printf("many%d", i);
+
+        harness_add_export(harness, name, "mem", name, "size=1M", false);
+    }
+    for (int i = 0; i < 100; i++) {
+        g_autofree char *name = g_strdup_printf("many%d", i);
+        struct negotiated negotiated;
+
+        client_asks(client, NBD_OPT_INFO, name);
+        client_takes_infos(client, NBD_OPT_INFO, &negotiated);
+        client_asks(client, NBD_OPT_INFO, name);
+        client_takes_infos(client, NBD_OPT_INFO, &negotiated);
+    }
+
+    negotiation_goes_on(client);
+}
+
 static void the_number_of_options_is_limited(void **state)
 {
     struct client *client = negotiating(*state);
 
-    for (int i = 0; i < OPTIONS_MAX; i++) {
+    for (int i = 0; i < OPTIONS_MAX + OPTIONS_PER_EXPORT; i++) { /* there is one */
         client_sends_option(client, 4711, "", 0);
         client_is_told(client, 4711, NBD_REP_ERR_UNSUP, NULL);
     }
@@ -1115,6 +1213,7 @@ int main(void)
         A_TEST(info_answers_and_negotiation_goes_on),
         A_TEST(name_and_description_are_told_when_they_are_asked_for),
         A_TEST(a_description_longer_than_the_protocol_allows_is_cut),
+        A_TEST(a_description_is_cut_between_characters),
         A_TEST(answers_that_exceed_the_output_buffer_are_still_whole),
         A_TEST(the_empty_name_is_the_only_export_there_is),
         A_TEST(names_that_cannot_be_are_refused_and_negotiation_goes_on),
@@ -1122,6 +1221,8 @@ int main(void)
         A_TEST(a_backstore_that_does_not_open_is_named_and_may_be_tried_again),
         A_TEST(options_behind_a_go_that_takes_long_wait_for_it),
         A_TEST(a_client_that_leaves_while_its_export_opens_leaves_nothing_behind),
+        A_TEST(who_leaves_while_its_export_opens_is_not_counted_any_more),
+        A_TEST(who_only_stops_to_send_while_its_export_opens_gets_its_answer),
         A_TEST(list_names_every_export_in_order),
         A_TEST(a_list_longer_than_the_output_buffer_is_whole),
         A_TEST(list_with_data_is_refused),
@@ -1131,6 +1232,7 @@ int main(void)
         A_TEST(an_option_far_too_long_ends_the_connection),
         A_TEST(an_option_without_its_magic_number_ends_the_connection),
         A_TEST(the_number_of_options_is_limited),
+        A_TEST(each_of_many_exports_may_be_asked_about_in_one_session),
         A_TEST(structured_replies_add_df_to_the_flags),
         A_TEST(options_without_data_are_refused_when_they_have_some),
         A_TEST(replies_may_be_chosen_twice_but_not_downgraded),
