@@ -63,7 +63,6 @@ same "... without capabilities" "0000000000000000" \
 same "... with a filter of system calls" 2 "$(sed -n 's/^Seccomp:\t//p' "/proc/$(pid)/status")"
 same "its image belongs to it alone" "nbd-runner 600" "$(stat -c '%U %a' /var/lib/nbd-runner/images/disk1)"
 same "its state, too" "nbd-runner 600" "$(stat -c '%U %a' /etc/nbd-runner/saveconfig.json)"
-echo "[generic]" >/etc/nbd-runner/nbd-runner.conf
 check "it cannot write what root has put beside it" bash -c \
     '! setpriv --reuid nbd-runner --regid nbd-runner --clear-groups bash -c "rm -f /etc/nbd-runner/nbd-runner.conf || echo >>/etc/nbd-runner/nbd-runner.conf"'
 same "the pid file has its pid" "$(pid)" "$(cat /run/nbd-runner.pid)"
@@ -155,7 +154,8 @@ check "a block device is served then" nbdcopy "$T/block" nbd://localhost:24111/b
 check "... and written" cmp -n 1048576 "$T/block" "$loop"
 nbd-cli export remove block >/dev/null 2>&1
 losetup -d "$loop"
-rm /etc/systemd/system/nbd-runner.service.d/block-devices.conf /etc/nbd-runner/nbd-runner.conf
+rm /etc/systemd/system/nbd-runner.service.d/block-devices.conf
+echo "[generic]" >/etc/nbd-runner/nbd-runner.conf
 
 # ---- sockets ----
 systemctl daemon-reload

@@ -41,3 +41,11 @@ for example in "$SRCDIR"/systemd/examples/*.conf; do
 done
 rules=$(find "$T/root" -name 60-nbd-runner.rules)
 check "the udev rules are there" test -s "$rules"
+
+# ---- the configuration file that packages bring ----
+mkdir "$T/none"
+check "it can be used as it is" "$BUILDDIR/nbd-runner" -C "$SRCDIR/packaging/nbd-runner.conf" \
+    --conf-dir "$T/none" --check-config
+sed 's/^#\([a-z_]* = \)/\1/' "$SRCDIR/packaging/nbd-runner.conf" >"$T/all.conf"
+check "each line that is commented out can be used" "$BUILDDIR/nbd-runner" -C "$T/all.conf" \
+    --conf-dir "$T/none" --check-config
