@@ -49,7 +49,7 @@ esac
 check "an export" make scratch
 check "another one" make fixed
 check "which is read-only" add_readonly fixed
-timeout -k 10 "${CONFORMANCE_LIMIT_S:-270}" "${CONFORMANCE:?names no program}" --quiet-skips \
+timeout -k 10 "${CONFORMANCE_LIMIT_S:-540}" "${CONFORMANCE:?names no program}" --quiet-skips \
     --pid "$DAEMON" --size $BYTES --ro-uri "$(uri fixed)" --expect "$FEATURES" "$(uri scratch)" \
     >"$T/battery" 2>&1 </dev/null
 code=$?

@@ -18,7 +18,7 @@ usage() { # of the daemon: resident KiB, threads, descriptors
     ls "/proc/$DAEMON/fd" | wc -l
 }
 cycles() { # HANDLER TARGET COUNT
-    timeout 200 "$PYTHON" "$CLUSTERS/cycles.py" "$BUILDDIR/nbd-cli" "$D" "$@"
+    timeout 300 "$PYTHON" "$CLUSTERS/cycles.py" "$BUILDDIR/nbd-cli" "$D" "$@"
 }
 grows_little() { # HANDLER TARGET THREADS [DAEMON-ARG]...
     local before after
