@@ -15,6 +15,8 @@
 
 #include <glib.h>
 
+#include "log.h"
+
 struct loop {
     struct event_base *base;
     struct event *wakeup;
@@ -54,10 +56,27 @@ static void on_wakeup(evutil_socket_t fd, short what, void *arg)
         run_posted(loop);
 }
 
+/* libevent would write to stderr by itself, and might wait there. */
+static void on_libevent_log(int severity, const char *text)
+{
+    static const enum nbd_log_level levels[] = {
+        [EVENT_LOG_DEBUG] = NBD_LOG_DEBUG,
+        [EVENT_LOG_MSG] = NBD_LOG_INFO,
+        [EVENT_LOG_WARN] = NBD_LOG_WARNING,
+        [EVENT_LOG_ERR] = NBD_LOG_ERROR,
+    };
+
+    log_write(severity >= 0 && (size_t)severity < G_N_ELEMENTS(levels) ? levels[severity]
+                                                                       : NBD_LOG_WARNING,
+              "event loop: %s", text);
+}
+
 struct loop *loop_new(void)
 {
     struct loop *loop = g_new0(struct loop, 1);
     struct event_config *config = event_config_new();
+
+    event_set_log_callback(on_libevent_log);
 
     /* The loop never changes a descriptor's events more than it must; no lock is needed,
      * since one thread owns the base. */

@@ -130,8 +130,9 @@ static void on_drained(void *arg)
     struct drain *drain = arg;
 
     if (drain->had_clients)
-        log_info("export \"%s\" (%s) is closed: its last client has left", drain->def->name,
-                 drain->def->target);
+        log_event(NBD_LOG_INFO, drain->def->name, NULL,
+                  "export \"%s\" (%s) is closed: its last client has left", drain->def->name,
+                  drain->def->target);
     drain_free(drain);
 }
 
@@ -154,8 +155,9 @@ static void forget_mappings(struct export *export)
 
         if (mapping->connected > 0)
             continue;
-        log_warning("export \"%s\" is removed: the mapping to %s on host \"%s\" is forgotten",
-                    export->name, mapping->device, mapping->client);
+        log_event(NBD_LOG_WARNING, export->name, NULL,
+                  "export \"%s\" is removed: the mapping to %s on host \"%s\" is forgotten",
+                  export->name, mapping->device, mapping->client);
         mapping_remove(mapping);
     }
 }
@@ -170,8 +172,9 @@ static void start_drain(struct reload *reload, struct export *export, struct exp
     drain->def = export_def_ref(def);
     drain->had_clients = export->connections > 0;
     if (drain->had_clients)
-        log_info("export \"%s\": %u client(s) go on until they leave", export->name,
-                 export->connections);
+        log_event(NBD_LOG_INFO, export->name, NULL,
+                  "export \"%s\": %u client(s) go on until they leave", export->name,
+                  export->connections);
     if (def->drain_timeout_s > 0) {
         drain->timer = evtimer_new(loop_base(reload->server->loop), on_drain_timeout, drain);
         evtimer_add(drain->timer, &(struct timeval){ .tv_sec = def->drain_timeout_s });
@@ -258,14 +261,16 @@ static void step_add(struct reload *reload, const struct plan_step *step)
         return;
     g_ptr_array_add(reload->report.added, g_strdup(step->def->name));
     if (!reload->at_start)
-        log_info("export \"%s\" is added by %s", step->def->name, step->def->file);
+        log_event(NBD_LOG_INFO, step->def->name, NULL, "export \"%s\" is added by %s",
+                  step->def->name, step->def->file);
 }
 
 static void step_remove(struct reload *reload, const struct plan_step *step)
 {
     struct export *export = registry_find(reload->server->registry, step->before->name);
 
-    log_info("export \"%s\" is removed from %s", step->before->name, step->before->file);
+    log_event(NBD_LOG_INFO, step->before->name, NULL,
+              "export \"%s\" is removed from %s", step->before->name, step->before->file);
     if (export != NULL)
         start_drain(reload, export, step->before);
     g_ptr_array_add(reload->report.removed, g_strdup(step->before->name));
@@ -275,8 +280,9 @@ static void step_replace(struct reload *reload, const struct plan_step *step)
 {
     struct export *export = registry_find(reload->server->registry, step->before->name);
 
-    log_info("export \"%s\" is another one now, by %s line %u", step->def->name,
-             step->def->file, step->def->line);
+    log_event(NBD_LOG_INFO, step->def->name, NULL,
+              "export \"%s\" is another one now, by %s line %u", step->def->name,
+              step->def->file, step->def->line);
     if (export != NULL)
         start_drain(reload, export, step->before);
     step_add(reload, step);
@@ -299,7 +305,8 @@ static void step_limits(struct reload *reload, const struct plan_step *step)
     }
     remember(reload->fresh, step->def);
     g_ptr_array_add(reload->report.changed, g_strdup(step->def->name));
-    log_info("export \"%s\" is changed by %s", step->def->name, step->def->file);
+    log_event(NBD_LOG_INFO, step->def->name, NULL, "export \"%s\" is changed by %s",
+              step->def->name, step->def->file);
 }
 
 static void step_keep(struct reload *reload, const struct plan_step *step)
