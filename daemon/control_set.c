@@ -264,6 +264,18 @@ static bool check_owner(struct rpc_call *call, const struct export *export)
     return false;
 }
 
+/* An export that is coming or going is not for the state file. */
+static bool check_lasting(struct rpc_call *call, const struct export *export)
+{
+    const struct job *job = export->job;
+
+    if (job == NULL || (job->kind != JOB_CREATE && job->kind != JOB_DELETE))
+        return true;
+    control_refuse(call, NR_EBUSY, EBUSY, "a %s job runs on export \"%s\"; wait for its end "
+                   "(\"nbd-cli job wait %s\")", job_kind_name(job->kind), export->name, job->id);
+    return false;
+}
+
 /* Either the mode or the list is what may be refused, never both: no change edits both. */
 static int apply(struct change *change, struct export *export, struct nbd_failure *why)
 {
@@ -285,7 +297,8 @@ static void start_change(struct change *change)
         control_find_export(change->server, change->name, &none, &why);
     int r = export == NULL ? -ENOENT : 0;
 
-    if (export != NULL && !check_owner(change->call, export)) {
+    if (export != NULL && (!check_owner(change->call, export) ||
+                           !check_lasting(change->call, export))) {
         finish_change(change);
         return;
     }

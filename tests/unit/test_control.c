@@ -1338,6 +1338,31 @@ static nr_job_res sync_export(struct fixture *f, const char *name)
     return result;
 }
 
+static void an_export_that_is_being_made_is_not_changed(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *hold = g_strconcat(f->dir, "/hold", NULL);
+    nr_opt opts[] = { { (char *)"size", (char *)"1M" }, { (char *)"open_hold", hold } };
+    nr_create_args args = create_args("fault", "slow", 0);
+    nr_settings_res result;
+    nr_job_res job;
+
+    args.adopt = true;
+    args.store.opts.opts_len = G_N_ELEMENTS(opts);
+    args.store.opts.opts_val = opts;
+    assert_true(g_file_set_contents(hold, "", 0, NULL));
+    job = create(f, args);
+    result = set_setting(f, "fault/slow", "hidden", "yes");
+    expect_refusal(result.code, &result.nr_settings_res_u.err, NR_EBUSY, "create job");
+    FREE(nr_settings_res, &result);
+
+    assert_int_equal(g_remove(hold), 0);
+    expect_job(await_job(f, job), NR_J_DONE, NR_OK, "");
+    result = set_setting(f, "fault/slow", "hidden", "yes");
+    assert_int_equal(result.code, NR_OK);
+    FREE(nr_settings_res, &result);
+}
+
 static void an_export_is_flushed_by_a_job(void **state)
 {
     struct fixture *f = *state;
@@ -1441,6 +1466,7 @@ int main(void)
         TEST(an_access_list_is_replaced_extended_and_shortened),
         TEST(changes_of_one_export_go_one_after_the_other),
         TEST(an_export_of_a_file_is_changed_there),
+        TEST(an_export_that_is_being_made_is_not_changed),
         TEST(an_export_is_flushed_by_a_job),
         TEST(a_flush_that_fails_is_told),
         TEST(refusals_carry_no_control_characters),
