@@ -119,6 +119,7 @@ check "... for that reason" journal_says "Watchdog timeout"
 check "... and serves" nbdinfo "$uri"
 
 # ---- a client is attached: a kernel's device ----
+check "the monitor of devices runs" is_active nbd-monitor
 check "nbd-cli maps the disk" nbd-cli file map disk1 nbd0
 udevadm settle
 is_watched() { ls -l /run/udev/watch | grep -q "$1"; } # b43:0: major and minor number
@@ -131,7 +132,9 @@ check "... within the unit's limit" test $((SECONDS - start)) -lt 30
 same "... in order" "success 0 inactive" "$(show Result) $(show ExecMainStatus) $(show ActiveState)"
 check "... and the pid file is gone" test ! -e /run/nbd-runner.pid
 check "start" systemctl start nbd-runner
-check "nbd-cli brings the device back" nbd-cli restore
+live() { nbd-cli file list live | grep -q nbd0; }
+check "the monitor, a service as well, brings the device back" await 60 live
+check "... and leaves nothing for nbd-cli restore" nbd-cli restore
 check "the device has what was written" cmp -n 1048576 "$T/block" /dev/nbd0
 check "nbd-cli unmaps it" nbd-cli file unmap nbd0
 
