@@ -32,7 +32,8 @@ struct write {
     struct store *store; /* NULL: it is gone */
     char *path;
     uint64_t generation;
-    GPtrArray *exports, *config_exports, *jobs, *extras; /* struct fragment *, referenced */
+    GPtrArray *exports; /* struct fragment *, see retire() */
+    GPtrArray *config_exports, *jobs, *extras; /* struct fragment *, referenced */
     enum predecessor predecessor;
     GQueue waiters; /* struct waiter * */
     int result;
@@ -41,6 +42,16 @@ struct write {
 
 /* ---- The texts ---- */
 
+/* A write that runs sees the texts of its snapshot without having counted itself in: to touch
+ * ten thousand of them on the loop would cost more than all the rest of a save there. */
+static void retire(struct store *store, struct fragment *fragment)
+{
+    if (store->running != NULL)
+        g_queue_push_tail(&store->retired, fragment);
+    else
+        fragment_unref(fragment);
+}
+
 static void set_fragment(struct store *store, struct fragment *fragment)
 {
     GList *link = g_hash_table_lookup(store->export_links, fragment->key);
@@ -48,7 +59,7 @@ static void set_fragment(struct store *store, struct fragment *fragment)
     if (link != NULL) {
         /* The table's key lives in the fragment. */
         g_hash_table_remove(store->export_links, fragment->key);
-        fragment_unref(link->data);
+        retire(store, link->data);
         link->data = fragment;
     } else {
         g_queue_push_tail(&store->exports, fragment);
@@ -163,7 +174,7 @@ void store_removed(struct store *store, const char *export_id)
     if (store->readonly || link == NULL)
         return;
     g_hash_table_remove(store->export_links, export_id);
-    fragment_unref(link->data);
+    retire(store, link->data);
     g_queue_delete_link(&store->exports, link);
     store->changed = true;
 }
@@ -302,11 +313,11 @@ static struct write *write_new(struct store *store)
     write->path = g_strdup(store->real_path);
     write->generation = ++store->generation;
     write->predecessor = store->predecessor;
-    write->exports = g_ptr_array_new_full(store->exports.length, fragment_unref);
+    write->exports = g_ptr_array_sized_new(store->exports.length);
     write->jobs = g_ptr_array_new_full(store->jobs->len, fragment_unref);
     write->extras = g_ptr_array_new_full(store->extras->len, fragment_unref);
     for (GList *link = store->exports.head; link != NULL; link = link->next)
-        g_ptr_array_add(write->exports, fragment_ref(link->data));
+        g_ptr_array_add(write->exports, link->data);
     write->config_exports = g_ptr_array_new_with_free_func(fragment_unref);
     g_tree_foreach(store->config_exports, reference, write->config_exports);
     for (unsigned i = 0; i < store->jobs->len; i++) {
@@ -383,6 +394,7 @@ static void on_written(void *arg)
 
     if (store != NULL) {
         store->running = NULL;
+        g_queue_clear_full(&store->retired, fragment_unref);
         if (write->result == 0)
             note_success(store, write);
         else
@@ -494,6 +506,7 @@ void store_free(struct store *store)
     event_free(store->retry);
     g_hash_table_unref(store->export_links);
     g_queue_clear_full(&store->exports, fragment_unref);
+    g_queue_clear_full(&store->retired, fragment_unref);
     g_tree_destroy(store->config_exports);
     g_hash_table_unref(store->unclaimed);
     g_ptr_array_unref(store->jobs);

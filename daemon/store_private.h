@@ -42,6 +42,7 @@ struct store {
     bool changed;             /* since the newest snapshot, or that was not saved */
     bool answering;           /* waiters are being called: no write starts */
     struct write *running;
+    GQueue retired;           /* struct fragment *: no longer in exports, freed after that */
     GQueue waiting;           /* struct waiter *, for the next write */
     GQueue posted;            /* struct waiter *, to be answered without one */
     struct event *retry;
