@@ -138,6 +138,24 @@ check "... and leaves nothing for nbd-cli restore" nbd-cli restore
 check "the device has what was written" cmp -n 1048576 "$T/block" /dev/nbd0
 check "nbd-cli unmaps it" nbd-cli file unmap nbd0
 
+# ---- devices that are mapped at boot ----
+has_device() { [ -e /sys/block/nbd1/pid ]; }
+check "a mapping is kept" nbd-cli file map disk1 nbd1 persist
+check "the service of kept mappings starts" systemctl start nbd-map
+check "... and stops" systemctl stop nbd-map
+check "... which unmaps" bash -c '[ ! -e /sys/block/nbd1/pid ]'
+systemctl stop nbd-runner
+systemctl start --no-block nbd-map
+sleep 2
+check "while the daemon is not there it waits" bash -c '[ "$(systemctl is-active nbd-map)" = activating ]'
+check "the daemon comes" systemctl start nbd-runner
+check "the device comes with it" await 60 has_device
+check "... and has what was written" cmp -n 1048576 "$T/block" /dev/nbd1
+check "so the service is up" await 20 is_active nbd-map
+check "nbd-cli unmaps and forgets it" nbd-cli file unmap disk1 forget
+check "no line is left" bash -c '! grep -q disk1 /etc/nbd-runner/nbdtab'
+systemctl stop nbd-map
+
 # ---- block devices, as the example says ----
 truncate -s 16M "$T/backing"
 modprobe loop
