@@ -68,16 +68,18 @@ static void check_driver(struct report *report)
                    "the kernel module nbd is blacklisted: exports cannot be mapped here");
         return;
     case DRIVER_OLD:
-        report_add(report, FINDING_WARNING, "driver", "use a kernel of version 4.12 or later",
-                   "the kernel's nbd driver has no netlink interface: exports cannot be mapped "
-                   "here");
+        report_add(
+            report, FINDING_WARNING, "driver", "use a kernel of version 4.12 or later",
+            "the kernel's nbd driver has no netlink interface: exports cannot be mapped "
+            "here");
         return;
     case DRIVER_MISSING:
-        report_add(report, FINDING_WARNING, "driver",
-                   "install the modules of the running kernel; in a container, load nbd "
-                   "outside",
-                   "this host's kernel has no nbd driver: exports can be served, but not mapped "
-                   "here");
+        report_add(
+            report, FINDING_WARNING, "driver",
+            "install the modules of the running kernel; in a container, load nbd "
+            "outside",
+            "this host's kernel has no nbd driver: exports can be served, but not mapped "
+            "here");
         return;
     }
 }
@@ -92,7 +94,8 @@ static void check_nbds_max(struct report *report)
         !g_ascii_string_to_unsigned(g_strstrip(text), 10, 0, G_MAXUINT64, &number, NULL))
         return;
     report_add(report, FINDING_OK, "devices", NULL,
-               "%" G_GUINT64_FORMAT " devices were made when the driver was loaded (nbds_max); "
+               "%" G_GUINT64_FORMAT
+               " devices were made when the driver was loaded (nbds_max); "
                "'map' makes more when all are in use",
                number);
 }

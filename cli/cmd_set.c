@@ -59,7 +59,9 @@ const struct word words_export_set[] = {
      .type = TYPE_SIZE,
      .value = "SIZE",
      .help = "of the backing store, as 'BACKSTORE resize' does it"},
-    {.name = "shrink", .kind = WORD_FLAG, .help = "although what is behind the new end is lost"},
+    {.name = "shrink",
+     .kind = WORD_FLAG,
+     .help = "although what is behind the new end is lost"},
     {.name = NULL},
 };
 
@@ -128,7 +130,8 @@ static void answer_settings(struct cli *cli, const nr_settings *settings)
     json_object *object = settings_json(settings);
 
     for (u_int i = 0; i < settings->rows.rows_len; i++) {
-        g_autofree char *key = g_strdelimit(g_strdup(settings->rows.rows_val[i].key), "_", '-');
+        g_autofree char *key =
+            g_strdelimit(g_strdup(settings->rows.rows_val[i].key), "_", '-');
 
         cli_say(cli, "%-16s %s", key, settings->rows.rows_val[i].value);
     }
@@ -202,8 +205,9 @@ int cmd_export_set(struct cli *cli, struct failure *why)
     if (r == 0 && words_has(&cli->words, "shrink") && !resizes)
         r = fail_with(why, STATUS_USAGE, "'shrink' goes with 'size SIZE'");
     if (r == 0 && rows->len == 0 && !resizes)
-        r = fail_with(why, STATUS_USAGE, "nothing to set; 'nbd-cli export set help' lists "
-                                            "the settings");
+        r = fail_with(why, STATUS_USAGE,
+                      "nothing to set; 'nbd-cli export set help' lists "
+                      "the settings");
     json_put_text(cli_answer(cli), "export", name);
     if (r == 0 && rows->len > 0)
         r = change_settings(cli, name, rows, why);

@@ -182,9 +182,9 @@ static const struct {
     const char *value;
     void (*offer)(const struct completion *c);
 } sources[] = {
-    {"EXPORT", offer_exports},       {"TARGET", offer_targets},  {"nbd-device", offer_devices},
-    {"BACKSTORE", offer_handlers},   {"JOB-ID", offer_jobs},     {"CLIENT-ID", offer_clients},
-    {"DIR", offer_directories},      {"FILE", offer_files},
+    {"EXPORT", offer_exports},     {"TARGET", offer_targets}, {"nbd-device", offer_devices},
+    {"BACKSTORE", offer_handlers}, {"JOB-ID", offer_jobs},    {"CLIENT-ID", offer_clients},
+    {"DIR", offer_directories},    {"FILE", offer_files},
 };
 
 /* The value is described as "on|off", "nbd-device|TARGET": each part is a source, or in small
@@ -248,8 +248,7 @@ static bool complete_assignment(struct completion *c, const struct words *words)
         return false;
     i = words_option(words, c->partial + 2, (size_t)(equals - c->partial - 2));
     if (i >= 0) {
-        g_autofree char *prefix =
-            g_strndup(c->partial, (gsize)(equals + 1 - c->partial));
+        g_autofree char *prefix = g_strndup(c->partial, (gsize)(equals + 1 - c->partial));
 
         c->prefix = prefix;
         c->partial = equals + 1;

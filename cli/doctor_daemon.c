@@ -33,15 +33,18 @@ static void check_foreign_port(struct report *report, uint16_t port)
         return;
     close(fd);
     remedy = g_strdup_printf("'ss -tlnp sport = :%u' names it; stop it, or set another port "
-                             "in nbd-runner.conf", port);
+                             "in nbd-runner.conf",
+                             port);
     report_add(report, FINDING_WARNING, "ports", remedy,
                "something listens on port %u of this host; if it is no nbd-runner, none can "
-               "start", port);
+               "start",
+               port);
 }
 
 static void report_unreached(struct report *report, const struct failure *why)
 {
-    const char *remedy = "start it: systemctl start nbd-runner; 'host' and '--dir' name another";
+    const char *remedy =
+        "start it: systemctl start nbd-runner; 'host' and '--dir' name another";
 
     if (why->status == STATUS_PERMISSION)
         remedy = "be root or the user that it runs as, or have your address put into its "
@@ -72,8 +75,7 @@ static void check_version(struct report *report, const nr_status *status)
 static void check_state(struct report *report, const nr_status *status)
 {
     if (strcmp(status->state, "saved") == 0)
-        report_add(report, FINDING_OK, "state", NULL, "%s has everything",
-                   status->state_file);
+        report_add(report, FINDING_OK, "state", NULL, "%s has everything", status->state_file);
     else if (strcmp(status->state, "unsaved") == 0)
         report_add(report, FINDING_PROBLEM, "state",
                    "make room or repair the disk; the daemon tries again by itself",
@@ -134,9 +136,9 @@ static bool locate(const struct report *report, const nr_endpoint *endpoint,
     for (size_t i = 0; i < G_N_ELEMENTS(any); i++)
         is_any = is_any || strcmp(endpoint->addr, any[i]) == 0;
     g_strlcpy(ret_address->host,
-              !is_any                         ? endpoint->addr
+              !is_any                        ? endpoint->addr
               : daemon->unix_path[0] != '\0' ? "localhost"
-                                              : daemon->host,
+                                             : daemon->host,
               sizeof(ret_address->host));
     ret_address->port = (uint16_t)endpoint->port;
     return true;
@@ -153,8 +155,8 @@ static int read_greeting(const struct address *address, const char *name, struct
         return why->status;
     r = net_read(fd, magic, sizeof(magic), deadline, name, why);
     close(fd);
-    if (r == 0 && (GUINT64_FROM_BE(magic[0]) != NBD_MAGIC ||
-                   GUINT64_FROM_BE(magic[1]) != NBD_IHAVEOPT))
+    if (r == 0 &&
+        (GUINT64_FROM_BE(magic[0]) != NBD_MAGIC || GUINT64_FROM_BE(magic[1]) != NBD_IHAVEOPT))
         r = fail_with(why, STATUS_FAILED, "what answers at %s is no NBD server", name);
     return r;
 }
@@ -247,10 +249,12 @@ static unsigned report_orphans(struct report *report, const struct listing *list
             continue;
         orphans++;
         remedy = g_strdup_printf("if no other daemon has it: 'nbd-cli file unmap /dev/nbd%d "
-                                 "force'", devices[i].index);
+                                 "force'",
+                                 devices[i].index);
         report_add(report, FINDING_WARNING, "mappings", remedy,
                    "/dev/nbd%d was mapped by nbd-cli, but not from this daemon, or it has "
-                   "forgotten it", devices[i].index);
+                   "forgotten it",
+                   devices[i].index);
     }
     return orphans;
 }

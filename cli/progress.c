@@ -65,8 +65,8 @@ static void draw_bar(const char *what, double part, const char *text)
     int filled = (int)(part * BAR_WIDTH);
 
     /* \033[K: nothing is left of a longer text */
-    fprintf(stderr, "\r%s [%.*s%*s] %s\033[K", what, filled,
-            "##############################", BAR_WIDTH - filled, "", text);
+    fprintf(stderr, "\r%s [%.*s%*s] %s\033[K", what, filled, "##############################",
+            BAR_WIDTH - filled, "", text);
     fflush(stderr);
     state.is_drawn = true;
 }

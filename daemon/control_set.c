@@ -24,15 +24,15 @@ struct change {
     void *args;            /* the call's, until it is answered or gone */
     const struct change_kind *kind;
     char *name;
-    char id[37];           /* of the export, once it is being changed; else "" */
+    char id[37];               /* of the export, once it is being changed; else "" */
     struct export_spec before; /* what export_apply() looks at, and readonly; own copies */
-    char **entries;        /* of the new access list, NULL-terminated; strings borrowed */
+    char **entries;            /* of the new access list, NULL-terminated; strings borrowed */
 };
 
 struct change_kind {
     /* Change the spec as the arguments say. */
-    int (*edit)(struct change *change, const struct export *export,
-                struct export_spec *spec, struct nbd_failure *why);
+    int (*edit)(struct change *change, const struct export *export, struct export_spec *spec,
+                struct nbd_failure *why);
     void (*reply)(struct rpc_call *call, const struct export *export);
 };
 
@@ -123,9 +123,11 @@ static int edit_setting(struct export_spec *spec, const nr_opt *opt, struct nbd_
     for (size_t i = 0; i < G_N_ELEMENTS(settings); i++)
         if (strcmp(settings[i].key, opt->key) == 0)
             return settings[i].take(spec, opt->value, why);
-    return nbd_fail(why, EINVAL, "an export has no setting \"%s\" that can be changed; there are "
+    return nbd_fail(why, EINVAL,
+                    "an export has no setting \"%s\" that can be changed; there are "
                     "description, hidden, readonly, max_connections, request_timeout and "
-                    "drain_timeout", opt->key);
+                    "drain_timeout",
+                    opt->key);
 }
 
 static void add_setting(nr_settings *rows, GStringChunk *texts, const char *key,
@@ -246,8 +248,10 @@ static void on_change_saved(void *arg, int result, const struct nbd_failure *why
         control_refuse(change->call, NR_ENOENT, ENOENT, "export \"%s\" was removed meanwhile",
                        change->name);
     else if (change->call != NULL && result < 0)
-        control_refuse(change->call, control_code_of(-result), -result, "export \"%s\" is not "
-                       "changed, since that cannot be saved: %s", change->name, why->message);
+        control_refuse(change->call, control_code_of(-result), -result,
+                       "export \"%s\" is not "
+                       "changed, since that cannot be saved: %s",
+                       change->name, why->message);
     else if (change->call != NULL)
         change->kind->reply(change->call, export);
     finish_change(change);
@@ -257,10 +261,9 @@ static bool check_owner(struct rpc_call *call, const struct export *export)
 {
     if (export->origin == EXPORT_BY_RPC)
         return true;
-    control_refuse(call, NR_EPERM, 0, "export \"%s\" was defined by %s; change it there",
-                   export->name,
-                   export->origin == EXPORT_BY_CONFIG ? export->origin_file
-                                                      : "the command line");
+    control_refuse(
+        call, NR_EPERM, 0, "export \"%s\" was defined by %s; change it there", export->name,
+        export->origin == EXPORT_BY_CONFIG ? export->origin_file : "the command line");
     return false;
 }
 
@@ -271,8 +274,10 @@ static bool check_lasting(struct rpc_call *call, const struct export *export)
 
     if (job == NULL || (job->kind != JOB_CREATE && job->kind != JOB_DELETE))
         return true;
-    control_refuse(call, NR_EBUSY, EBUSY, "a %s job runs on export \"%s\"; wait for its end "
-                   "(\"nbd-cli job wait %s\")", job_kind_name(job->kind), export->name, job->id);
+    control_refuse(call, NR_EBUSY, EBUSY,
+                   "a %s job runs on export \"%s\"; wait for its end "
+                   "(\"nbd-cli job wait %s\")",
+                   job_kind_name(job->kind), export->name, job->id);
     return false;
 }
 
@@ -293,12 +298,11 @@ static void start_change(struct change *change)
 {
     static const nr_backstore none = {.handler = (char *)"", .target = (char *)""};
     struct nbd_failure why;
-    struct export *export =
-        control_find_export(change->server, change->name, &none, &why);
+    struct export *export = control_find_export(change->server, change->name, &none, &why);
     int r = export == NULL ? -ENOENT : 0;
 
-    if (export != NULL && (!check_owner(change->call, export) ||
-                           !check_lasting(change->call, export))) {
+    if (export != NULL &&
+        (!check_owner(change->call, export) || !check_lasting(change->call, export))) {
         finish_change(change);
         return;
     }
@@ -426,15 +430,18 @@ static int edit_entries(const nr_acl_set_args *args, GPtrArray *entries,
             g_ptr_array_add(entries, (char *)entry);
         } else if (args->op == NR_A_DEL) {
             if (!g_ptr_array_find_with_equal_func(entries, entry, g_str_equal, &at))
-                return nbd_fail(why, ENOENT, "the access list of export \"%s\" has no entry "
-                                "\"%s\"", args->name, entry);
+                return nbd_fail(why, ENOENT,
+                                "the access list of export \"%s\" has no entry "
+                                "\"%s\"",
+                                args->name, entry);
             g_ptr_array_remove_index(entries, at);
         }
     }
     if (entries->len > NR_ACL_MAX)
-        return nbd_fail(why, EMFILE, "the access list of export \"%s\" would have %u entries; "
-                        "at most %d are allowed: use networks", args->name, entries->len,
-                        NR_ACL_MAX);
+        return nbd_fail(why, EMFILE,
+                        "the access list of export \"%s\" would have %u entries; "
+                        "at most %d are allowed: use networks",
+                        args->name, entries->len, NR_ACL_MAX);
     return 0;
 }
 
@@ -477,8 +484,10 @@ void control_acl_set(struct rpc_call *call, void *args, void *arg)
     nr_acl_set_args *a = args;
 
     if (a->op < NR_A_REPLACE || a->op > NR_A_DEFAULT_DENY) {
-        control_refuse(call, NR_EINVAL, EINVAL, "the field \"op\" has the value %d, which this "
-                       "version does not know", (int)a->op);
+        control_refuse(call, NR_EINVAL, EINVAL,
+                       "the field \"op\" has the value %d, which this "
+                       "version does not know",
+                       (int)a->op);
         return;
     }
     for (u_int i = 0; i < a->acl.entries.entries_len; i++)

@@ -44,8 +44,10 @@ static void finish(struct sync *sync)
     struct nbd_failure why = {0};
 
     if (result < 0)
-        nbd_fail(&why, -result, "flushing export \"%s\" failed: %s; what was written since "
-                 "the last flush may be lost", export->name, strerror(-result));
+        nbd_fail(&why, -result,
+                 "flushing export \"%s\" failed: %s; what was written since "
+                 "the last flush may be lost",
+                 export->name, strerror(-result));
     export_close(export);
     sync_end(sync, result, &why);
 }
@@ -101,13 +103,15 @@ void control_sync(struct rpc_call *call, void *args, void *arg)
         return;
     }
     if (server->stopping) {
-        control_refuse(call, NR_ESTATE, 0, "the daemon is stopping, which flushes all exports");
+        control_refuse(call, NR_ESTATE, 0,
+                       "the daemon is stopping, which flushes all exports");
         return;
     }
     if (export->job != NULL) {
-        control_refuse(call, NR_EBUSY, EBUSY, "a %s job runs on export \"%s\"; wait for its end "
-                       "(\"nbd-cli job wait %s\")", job_kind_name(export->job->kind),
-                       export->name, export->job->id);
+        control_refuse(call, NR_EBUSY, EBUSY,
+                       "a %s job runs on export \"%s\"; wait for its end "
+                       "(\"nbd-cli job wait %s\")",
+                       job_kind_name(export->job->kind), export->name, export->job->id);
         return;
     }
     sync = g_new0(struct sync, 1);

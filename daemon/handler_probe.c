@@ -72,7 +72,7 @@ bool handler_abi_fits(const struct nbd_handler_abi *abi)
 /* A crash shall end this process without a word, not call what the daemon has set up. */
 static void forget_signals(void)
 {
-    static const int signals[] = {SIGSEGV, SIGBUS, SIGILL,  SIGFPE, SIGABRT,
+    static const int signals[] = {SIGSEGV, SIGBUS,  SIGILL,  SIGFPE, SIGABRT,
                                   SIGALRM, SIGTERM, SIGTRAP, SIGSYS};
     sigset_t none;
 
@@ -96,8 +96,8 @@ static void try_library(const char *path, const struct nbd_config *config)
     library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (library == NULL)
         return; /* the daemon's own dlopen() will say why */
-    init = (struct nbd_handler * (*)(const struct nbd_config *)) dlsym(library,
-                                                                       "handler_init");
+    init =
+        (struct nbd_handler * (*)(const struct nbd_config *)) dlsym(library, "handler_init");
     abi = dlsym(library, "nbd_handler_abi");
     if (init != NULL && abi != NULL && handler_abi_fits(abi))
         init(&quiet);
@@ -130,7 +130,8 @@ bool handler_probe(const char *path, const struct nbd_config *config, char **ret
     }
     if (pid < 0) {
         log_warning("cannot try handler %s in a process of its own: %s; it is loaded all the "
-                    "same", path, strerror(errno));
+                    "same",
+                    path, strerror(errno));
         return true;
     }
     while (waitpid(pid, &status, 0) < 0)

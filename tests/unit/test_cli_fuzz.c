@@ -24,7 +24,7 @@
 #define LONG_BYTES 100000
 
 /* These look up names, wait for ever, or act on devices that may be there. */
-static const char *const left_out[] = {"host", "bind",    "addr", "dir", "monitor",
+static const char *const left_out[] = {"host", "bind",    "addr", "dir",  "monitor",
                                        "top",  "restore", "map",  "unmap"};
 
 static GPtrArray *vocabulary;
@@ -65,10 +65,46 @@ static void learn_command(const struct command *command)
 static int set_up(void **state)
 {
     static const char *const others[] = {
-        "", "-", "--", "---", "=", "--=", "-x", "0", "1", "-1", "1G", "1X", "1e9", "99999999999999",
-        "%s%n", "\xff", "\xc3\xa4", "a=b", "a b", "\n", "\x1b[31m", "/", "..", "toy", "complete",
-        "help", "--help", "-h", "--json", "--version", "nbd1048575", "/dev/nbd", "yes", "on",
-        "--call-timeout=1", "--timeout", "@map", "::1", "10.0.0.0/8", "--dir=/nonexistent",
+        "",
+        "-",
+        "--",
+        "---",
+        "=",
+        "--=",
+        "-x",
+        "0",
+        "1",
+        "-1",
+        "1G",
+        "1X",
+        "1e9",
+        "99999999999999",
+        "%s%n",
+        "\xff",
+        "\xc3\xa4",
+        "a=b",
+        "a b",
+        "\n",
+        "\x1b[31m",
+        "/",
+        "..",
+        "toy",
+        "complete",
+        "help",
+        "--help",
+        "-h",
+        "--json",
+        "--version",
+        "nbd1048575",
+        "/dev/nbd",
+        "yes",
+        "on",
+        "--call-timeout=1",
+        "--timeout",
+        "@map",
+        "::1",
+        "10.0.0.0/8",
+        "--dir=/nonexistent",
     };
     (void)state;
 
@@ -167,9 +203,9 @@ static void any_words_behind_a_command_end_so(void **state)
         if (is_left_out(command->verb))
             continue;
         if (command->group != NULL)
-            argv[argc++] = (char *)(strcmp(command->group, GROUP_BACKSTORE) == 0
-                                        ? "file"
-                                        : command->group);
+            argv[argc++] =
+                (char *)(strcmp(command->group, GROUP_BACKSTORE) == 0 ? "file"
+                                                                      : command->group);
         argv[argc++] = (char *)command->verb;
         while (words-- > 0)
             argv[argc++] = any_word();
