@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
  *
  * BACKSTORE resize, and the size of `export set`: the daemon changes the backing store, then
- * the devices of this host that the export is mapped as are told. Those of other hosts are told
- * by the monitors there.
+ * the devices of this host that the export is mapped as are told. Those of other hosts are
+ * told by the monitors there.
  */
 #include "answer.h"
 #include "command.h"
@@ -27,7 +27,9 @@ const struct word words_resize[] = {
      .value = "SIZE",
      .required = true,
      .help = "the new size"},
-    {.name = "shrink", .kind = WORD_FLAG, .help = "although what is behind the new end is lost"},
+    {.name = "shrink",
+     .kind = WORD_FLAG,
+     .help = "although what is behind the new end is lost"},
     {.name = NULL},
 };
 

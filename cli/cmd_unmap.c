@@ -8,8 +8,8 @@
 #include "cmd_nbdtab.h"
 #include "command.h"
 #include "device.h"
-#include "nbdtab.h"
 #include "net.h"
+#include "nbdtab.h"
 #include "output.h"
 #include "rundir.h"
 

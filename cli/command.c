@@ -178,7 +178,8 @@ int cli_client_of(struct cli *cli, const char *address, struct failure *why)
             return cli_client(cli, why);
     if (*address == '\0')
         return cli_client(cli, why);
-    if (cli->client != NULL && strcmp(address_format(client_address(cli->client), text), address) == 0)
+    if (cli->client != NULL &&
+        strcmp(address_format(client_address(cli->client), text), address) == 0)
         return 0;
     client_close(cli->client);
     cli->client = NULL;

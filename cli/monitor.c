@@ -60,10 +60,12 @@ void monitor_tell(struct monitor *monitor, const char *event, const struct watch
         json_put_optional(line, "cookie", device != NULL ? device->device.cookie : NULL);
         json_put_optional(line, "export", device != NULL ? device->facts.export_name : NULL);
         json_put_text(line, "message", text);
-        fprintf(cli->out, "%s\n", json_object_to_json_string_ext(line, JSON_C_TO_STRING_PLAIN));
+        fprintf(cli->out, "%s\n",
+                json_object_to_json_string_ext(line, JSON_C_TO_STRING_PLAIN));
         json_object_put(line);
     } else {
-        fprintf(cli->out, "%s%s%s\n", name != NULL ? name : "", name != NULL ? ": " : "", text);
+        fprintf(cli->out, "%s%s%s\n", name != NULL ? name : "", name != NULL ? ": " : "",
+                text);
     }
     fflush(cli->out);
 }

@@ -37,7 +37,8 @@ static int check_owner(const char *path, struct failure *why)
                                 (st.st_mode & (S_IWGRP | S_IWOTH)) == 0))
         return 0;
     return fail_with(why, STATUS_PERMISSION,
-                     "%s may be written by others than root: chown root and chmod 644 it", path);
+                     "%s may be written by others than root: chown root and chmod 644 it",
+                     path);
 }
 
 /* The whole text; empty when there is no file. */
@@ -58,7 +59,8 @@ static int read_text(const char *path, char **ret_text, struct failure *why)
                                   ? STATUS_PERMISSION : STATUS_FAILED,
                          "%s", error->message);
     }
-    if (length <= FILE_MAX && strlen(*ret_text) == length && g_utf8_validate(*ret_text, -1, NULL))
+    if (length <= FILE_MAX && strlen(*ret_text) == length &&
+        g_utf8_validate(*ret_text, -1, NULL))
         return 0;
     g_clear_pointer(ret_text, g_free);
     return fail_with(why, STATUS_FAILED, "%s is no text of at most %u bytes", path, FILE_MAX);

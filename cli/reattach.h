@@ -31,8 +31,8 @@ bool mapping_facts_are_short(const struct mapping_facts *facts);
 uint64_t device_size_for(const struct local_device *device, uint64_t export_bytes);
 
 /* Reconnect. With `cut` the daemon ends the connections that it still sees: they are dead on
- * this side. Its refusal with the code "ESTATE" means: not yet, try again. The code "GONE" means
- * that the device is no longer that mapping's. */
+ * this side. Its refusal with the code "ESTATE" means: not yet, try again. The code "GONE"
+ * means that the device is no longer that mapping's. */
 int reattach(struct cli *cli, const struct local_device *device,
              const struct mapping_facts *facts, bool cut, struct failure *why);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
  *
- * The control procedure RESIZE: a job that changes the size of a backing store. It is done when
- * the state file has the new size. Clients keep the size that they were told; devices of
+ * The control procedure RESIZE: a job that changes the size of a backing store. It is done
+ * when the state file has the new size. Clients keep the size that they were told; devices of
  * kernels are told by nbd-cli on their hosts. Loop thread only.
  */
 #include "control_private.h"
@@ -77,8 +77,8 @@ static int check_size(const struct resize *resize, struct nbd_failure *why)
     if (export->state == EXPORT_DRAINING)
         return nbd_fail(why, ENOENT, "export \"%s\" has been removed", export->name);
     if (resize->size < export->size && !resize->may_shrink)
-        return nbd_fail(why, EINVAL, "export \"%s\" has %" PRIu64 " bytes; what is behind byte %"
-                        PRIu64 " would be lost: add the word \"shrink\" if that is meant",
+        return nbd_fail(why, EINVAL, "export \"%s\" has %" PRIu64 " bytes; what is behind byte "
+                        "%" PRIu64 " would be lost: add the word \"shrink\" if that is meant",
                         export->name, export->size, resize->size);
     if (resize->size % export->min_block != 0)
         return nbd_fail(why, EINVAL, "%" PRIu64 " bytes are no multiple of the block size of "
