@@ -46,7 +46,7 @@ same "the client is told" mem/busy "$(json 'j["clients"][0]["export"]' <"$T/line
 mux() { tmux -S "$T/tmux" -f /dev/null "$@"; }
 shows() { mux capture-pane -p -t top | grep -Eq -- "$1"; }
 end_tmux() { mux kill-server 2>/dev/null; }
-trap 'end_tmux; at_end' EXIT
+trap 'status=$?; end_tmux; (exit $status); at_end' EXIT
 mux new-session -d -s top -x 100 -y 20 \
     "env LC_ALL=C.UTF-8 '$BUILDDIR/nbd-cli' --dir '$D' top interval 1; echo status \$?; exec sleep 600"
 if await 20 shows 'q quit'; then
