@@ -96,6 +96,7 @@ gluster_stop() {
     if [ -n "$GLUSTERD" ]; then
         kill -KILL "$GLUSTERD"
         wait "$GLUSTERD"
+        GLUSTERD=
     fi 2>/dev/null
     while read -r file; do
         pid=$(tr -cd 0-9 <"$file")

@@ -93,6 +93,7 @@ end_ceph() {
     local code=$?
     [ -z "$DAEMON" ] || kill_daemon
     "$CLUSTERS/ceph.sh" down "$C"
+    ! declare -F gluster_stop >/dev/null || gluster_stop # this trap has taken the place of its
     (exit $code)
     at_end
 }
