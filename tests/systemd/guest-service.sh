@@ -36,7 +36,12 @@ await() { # SECONDS COMMAND...
 show() { systemctl show -p "$1" --value "${2-nbd-runner}"; }
 pid() { show MainPID; }
 is_active() { [ "$(systemctl is-active "${1-nbd-runner}")" = active ]; }
-is_restarted() { is_active && [ "$(pid)" != "$1" ]; } # OLD-PID
+# OLD-PID: another process is ready. Asked at once: the state may change between two questions.
+is_restarted() {
+    local MainPID ActiveState
+    eval "$(systemctl show -p MainPID -p ActiveState nbd-runner)"
+    [ "$ActiveState" = active ] && [ "$MainPID" != "$1" ] && [ "$MainPID" != 0 ]
+}
 names() { nbd-cli --json export list | sed -n 's/^ *"name": *"\(.*\)",*$/\1/p' | sort | tr '\n' ' '; }
 journal_says() { journalctl --sync; journalctl -q -u nbd-runner -o cat | grep -qF -- "$1"; }
 uri=nbd://localhost:24111/file/disk1
