@@ -65,11 +65,11 @@ check "clients are told again" bash -c "nbdinfo --json '$(uri disk)' | grep -q '
 
 # ---- who may connect ----
 same "everybody at first" "False " "$(acl disk)"
-client "$(tcp disk)" >"$T/client" &
+client "$(tcp disk)" >"$T/tcp-client" &
 stop_at_end+=($!)
-check "a client by TCP" await 20 grep -q '^connected' "$T/client"
+check "a client by TCP" await 20 grep -q '^connected' "$T/tcp-client"
 check "others only" cli acl disk set 192.0.2.0/24 2001:db8::1
-check "the client is sent away" await 20 grep -q '^disconnected' "$T/client"
+check "the client is sent away" await 20 grep -q '^disconnected' "$T/tcp-client"
 refuses "and not let in again" 1 "" nbdinfo --size "$(tcp disk)"
 check "the loopback as well" cli acl disk add 127.0.0.1 192.0.2.0/24
 same "nothing is there twice" "False 192.0.2.0/24,2001:db8::1,127.0.0.1" "$(acl disk)"
