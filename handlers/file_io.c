@@ -5,6 +5,7 @@
  * and FUA share one fdatasync (group commit). Runs on the loop.
  */
 #include <glib.h>
+#include <inttypes.h>
 
 #include "file.h"
 
@@ -233,11 +234,24 @@ static void transferred(struct nbd_request *rq, int result)
     }
 }
 
+/* To be done once more, by a thread that may wait. The buffer is ours, so EFAULT tells of the
+ * kernel's own difficulties, and only once. */
+static bool is_worth_repeating(struct nbd_request *rq, int result)
+{
+    if (result == -EFAULT && !progress_of(rq)->off_loop) {
+        host->log(NBD_LOG_WARNING, "file: a transfer of %" PRIu64 " bytes at %" PRIu64 " of "
+                  "'%s' ended with EFAULT; it is done again", rq->length, rq->offset,
+                  file_of(rq)->shown);
+        return true;
+    }
+    return result == -EINTR || result == -EAGAIN;
+}
+
 static void on_step_ended(struct nbd_request *rq, int result)
 {
     struct progress *progress = progress_of(rq);
 
-    if (result == -EINTR || result == -EAGAIN) {
+    if (is_worth_repeating(rq, result)) {
         progress->off_loop = true;
         engine_start(rq);
         return;

@@ -48,7 +48,7 @@ static int read_now(struct nbd_request *rq)
         return (uint64_t)n == rq->length ? 0 : -EAGAIN;
     if (errno == EOPNOTSUPP)
         file->can_read_nowait = false;
-    return errno == EOPNOTSUPP || errno == EINTR ? -EAGAIN : -errno;
+    return errno == EOPNOTSUPP || errno == EINTR || errno == EFAULT ? -EAGAIN : -errno;
 }
 
 /* ---- Writing ---- */
