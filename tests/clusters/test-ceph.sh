@@ -126,7 +126,8 @@ check "a write survives the death of an OSD" wait $copy
 check "the OSD comes back" cluster revive
 check "the data is right" copies "$T/data" ceph/rbd/a
 head -c 40M /dev/urandom >"$T/data2"
-timeout 120 nbdcopy --flush --requests=8 "$T/data2" "$(uri ceph/rbd/a)" &
+# Small requests, so that it is not over before the OSDs stop.
+timeout 120 nbdcopy --flush --requests=2 --request-size=8192 "$T/data2" "$(uri ceph/rbd/a)" &
 copy=$!
 sleep 0.2
 cluster signal STOP osd.0 osd.1 osd.2
