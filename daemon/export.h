@@ -53,7 +53,7 @@ struct export_spec {
     bool hidden;             /* not shown to clients that list; served to who names it */
     unsigned max_connections;   /* 0: the daemon's max_export_connections */
     unsigned request_timeout_s; /* 0: the daemon's request_timeout */
-    unsigned drain_timeout_s;   /* 0: the daemon's drain_timeout */
+    unsigned drain_timeout_s;   /* after a removal by a reload; 0: clients leave when they like */
 };
 
 struct registry;
@@ -77,7 +77,8 @@ struct export {
     bool prealloc, readonly;
     struct acl *acl;                   /* who may connect; never NULL */
     bool hidden;                       /* from clients that list */
-    unsigned max_connections, request_timeout_s, drain_timeout_s; /* 0: the daemon's */
+    unsigned max_connections, request_timeout_s; /* 0: the daemon's */
+    unsigned drain_timeout_s;          /* 0: none */
     bool detect_zeroes;                /* writes of zeroes become WRITE_ZEROES */
     int64_t created_us;                /* since 1970 */
     struct nbd_device dev;             /* what the handler sees */
