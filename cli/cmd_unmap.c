@@ -73,6 +73,15 @@ static int report(struct cli *cli, nr_unmap_step step, const char *cookie, struc
     return r;
 }
 
+/* When its export was removed the daemon forgets the mapping with the last connection, which
+ * may be before this report. */
+static int report_done(struct cli *cli, const char *cookie, struct failure *why)
+{
+    int r = report(cli, NR_U_DONE, cookie, why);
+
+    return r != 0 && strcmp(why->code, "ENOENT") == 0 ? 0 : r;
+}
+
 static int check_users(struct cli *cli, int index, struct failure *why)
 {
     g_autofree char *user = sysfs_user(&cli->sysfs, index);
@@ -140,7 +149,7 @@ static int detach(struct cli *cli, int index, const char *cookie, bool daemon_kn
     r = wait_free(cli, index, why);
     rundir_tidy(&cli->sysfs);
     if (daemon_knows && r == 0)
-        r = report(cli, NR_U_DONE, cookie, why);
+        r = report_done(cli, cookie, why);
     else if (daemon_knows)
         report(cli, NR_U_DONE, cookie, &ignored);
     return r;
