@@ -77,6 +77,15 @@ check "... and names the first" grep -qF "pid $(pid)" "$T/second"
 check "the journal has it" journal_says "nbd-runner $(nbd-runner version | sed -n 's/nbd-runner //p' | head -n 1) is ready"
 check "... with a priority and a name" bash -c \
     'journalctl -q -u nbd-runner -p info -o json | grep -q "\"SYSLOG_IDENTIFIER\":\"nbd-runner\""'
+has_field() { # FIELD=VALUE: some line of the daemon has it
+    journalctl --sync
+    journalctl -q -u nbd-runner "$1" -o cat | grep -q .
+}
+check "lines name their export in a field" has_field EXPORT=file/disk1
+has_client() {
+    journalctl -q -u nbd-runner EXPORT=file/disk1 -o json | grep -q '"CLIENT":"'
+}
+check "and their client" has_client
 
 # ---- reload ----
 if nbd-cli reload help >/dev/null 2>&1; then
