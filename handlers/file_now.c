@@ -141,7 +141,7 @@ int file_write_now(struct nbd_request *rq)
         return -EAGAIN;
     n = write_inline(file, rq);
     if (n < 0)
-        return errno == EINTR ? -EAGAIN : -errno;
+        return errno == EINTR || errno == EFAULT ? -EAGAIN : -errno;
     /* A part: done again as a whole, which gives the same bytes. */
     return (uint64_t)n == rq->length ? 0 : -EAGAIN;
 }
