@@ -56,8 +56,10 @@ try:
         longest = max(longest, time.monotonic() - started)
         if grow and os.path.exists(grow):
             blocks = os.lseek(fd, 0, os.SEEK_END) // BLOCK
-        with open(stop + ".alive", "w") as f:
+        # whole at every moment: a reader never finds an empty file
+        with open(stop + ".alive.new", "w") as f:
             f.write(str(writes))
+        os.rename(stop + ".alive.new", stop + ".alive")
     os.fsync(fd)
     for block in stamps:
         read_back(block)
