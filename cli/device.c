@@ -323,61 +323,61 @@ int device_connect(const struct device_setup *setup, int *ret_index, struct fail
     return r == 0 && error != 0 ? fail_connect(setup, error, why) : r;
 }
 
+/* Run a call about a device that is attached. put_result: what filling the message came to;
+ * doing: what a failure interrupts, for people. */
+static int change_device(struct call *call, int put_result, const char *doing, int index,
+                         struct failure *why)
+{
+    int error;
+
+    if (put_result != 0)
+        return fail_with(why, STATUS_FAILED, "out of memory for a netlink message");
+    error = call_run(call);
+    if (error == -EPERM || error == -EACCES)
+        return fail_with(why, STATUS_PERMISSION, "%s /dev/nbd%d needs root (CAP_SYS_ADMIN)",
+                         doing, index);
+    if (error != 0)
+        return fail_with(why, STATUS_FAILED, "%s /dev/nbd%d failed: %s", doing, index,
+                         strerror(-error));
+    return 0;
+}
+
 int device_reconfigure(const struct device_setup *setup, struct failure *why)
 {
     struct call call;
-    int error = 0, r = call_begin(&call, NBD_CMD_RECONFIGURE, why);
+    int r = call_begin(&call, NBD_CMD_RECONFIGURE, why);
 
-    if (r == 0 && put_setup(call.message, setup) != 0)
-        r = fail_with(why, STATUS_FAILED, "out of memory for a netlink message");
     if (r == 0)
-        error = call_run(&call);
+        r = change_device(&call, put_setup(call.message, setup), "reconnecting", setup->index,
+                          why);
     call_end(&call);
-    if (error == -EPERM || error == -EACCES)
-        return fail_with(why, STATUS_PERMISSION,
-                         "reconnecting /dev/nbd%d needs root (CAP_SYS_ADMIN)", setup->index);
-    if (error != 0)
-        return fail_with(why, STATUS_FAILED, "reconnecting /dev/nbd%d failed: %s",
-                         setup->index, strerror(-error));
     return r;
 }
 
 int device_resize(int index, const char *backend, uint64_t size_bytes, struct failure *why)
 {
     struct call call;
-    int error = 0, r = call_begin(&call, NBD_CMD_RECONFIGURE, why);
+    int r = call_begin(&call, NBD_CMD_RECONFIGURE, why);
 
-    if (r == 0 && (nla_put_u32(call.message, NBD_ATTR_INDEX, (uint32_t)index) |
-                   nla_put_u64(call.message, NBD_ATTR_SIZE_BYTES, size_bytes) |
-                   nla_put_string(call.message, NBD_ATTR_BACKEND_IDENTIFIER, backend)) != 0)
-        r = fail_with(why, STATUS_FAILED, "out of memory for a netlink message");
     if (r == 0)
-        error = call_run(&call);
+        r = change_device(&call,
+                          nla_put_u32(call.message, NBD_ATTR_INDEX, (uint32_t)index) |
+                              nla_put_u64(call.message, NBD_ATTR_SIZE_BYTES, size_bytes) |
+                              nla_put_string(call.message, NBD_ATTR_BACKEND_IDENTIFIER,
+                                             backend),
+                          "changing the size of", index, why);
     call_end(&call);
-    if (error == -EPERM || error == -EACCES)
-        return fail_with(why, STATUS_PERMISSION,
-                         "changing the size of /dev/nbd%d needs root (CAP_SYS_ADMIN)", index);
-    if (error != 0)
-        return fail_with(why, STATUS_FAILED, "changing the size of /dev/nbd%d failed: %s",
-                         index, strerror(-error));
     return r;
 }
 
 int device_disconnect(int index, struct failure *why)
 {
     struct call call;
-    int error = 0, r = call_begin(&call, NBD_CMD_DISCONNECT, why);
+    int r = call_begin(&call, NBD_CMD_DISCONNECT, why);
 
-    if (r == 0 && nla_put_u32(call.message, NBD_ATTR_INDEX, (uint32_t)index) != 0)
-        r = fail_with(why, STATUS_FAILED, "out of memory for a netlink message");
     if (r == 0)
-        error = call_run(&call);
+        r = change_device(&call, nla_put_u32(call.message, NBD_ATTR_INDEX, (uint32_t)index),
+                          "detaching", index, why);
     call_end(&call);
-    if (error == -EPERM || error == -EACCES)
-        return fail_with(why, STATUS_PERMISSION,
-                         "detaching /dev/nbd%d needs root (CAP_SYS_ADMIN)", index);
-    if (error != 0)
-        return fail_with(why, STATUS_FAILED, "detaching /dev/nbd%d failed: %s", index,
-                         strerror(-error));
     return r;
 }

@@ -213,16 +213,20 @@ static char *mount_point(const struct sysfs *sysfs, char *line, const GArray *no
     return NULL;
 }
 
+/* NULL: it cannot be read. */
+static GStrv proc_lines(const struct sysfs *sysfs, const char *file)
+{
+    g_autofree char *path = g_build_filename(sysfs->proc, file, NULL);
+    g_autofree char *text = NULL;
+
+    return g_file_get_contents(path, &text, NULL, NULL) ? g_strsplit(text, "\n", -1) : NULL;
+}
+
 static char *find_mount(const struct sysfs *sysfs, const GArray *nodes)
 {
-    g_autofree char *path = g_build_filename(sysfs->proc, "self/mountinfo", NULL);
-    g_autofree char *text = NULL;
-    g_auto(GStrv) lines = NULL;
+    g_auto(GStrv) lines = proc_lines(sysfs, "self/mountinfo");
 
-    if (!g_file_get_contents(path, &text, NULL, NULL))
-        return NULL;
-    lines = g_strsplit(text, "\n", -1);
-    for (char **line = lines; *line != NULL; line++) {
+    for (char **line = lines; line != NULL && *line != NULL; line++) {
         g_autofree char *where = mount_point(sysfs, *line, nodes);
         g_autofree char *plain = where != NULL ? g_strcompress(where) : NULL;
 
@@ -234,14 +238,9 @@ static char *find_mount(const struct sysfs *sysfs, const GArray *nodes)
 
 static char *find_swap(const struct sysfs *sysfs, const GArray *nodes)
 {
-    g_autofree char *path = g_build_filename(sysfs->proc, "swaps", NULL);
-    g_autofree char *text = NULL;
-    g_auto(GStrv) lines = NULL;
+    g_auto(GStrv) lines = proc_lines(sysfs, "swaps");
 
-    if (!g_file_get_contents(path, &text, NULL, NULL))
-        return NULL;
-    lines = g_strsplit(text, "\n", -1);
-    for (char **line = lines; *line != NULL; line++) {
+    for (char **line = lines; line != NULL && *line != NULL; line++) {
         (*line)[strcspn(*line, " \t")] = '\0';
         for (guint i = 0; i < nodes->len; i++)
             if (is_node_path(sysfs, *line, &g_array_index(nodes, struct node, i)))
