@@ -123,7 +123,7 @@ void control_jobs(struct rpc_call *call, void *args, void *arg)
     GStringChunk *texts = g_string_chunk_new(1024);
     nr_jobs_res result = { .code = NR_OK };
     nr_jobs_ok *ok = &result.nr_jobs_res_u.jobs;
-    u_int limit = a->limit > 0 ? MIN(a->limit, (u_int)NR_PAGE_MAX) : NR_PAGE_MAX;
+    u_int limit = control_page_limit(a->limit);
     struct job *job = job_next(server->jobs, a->after);
 
     ok->rows.rows_val = g_new0(nr_job, limit);

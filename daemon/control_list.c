@@ -176,7 +176,7 @@ void control_list(struct rpc_call *call, void *args, void *arg)
     GStringChunk *texts;
     nr_list_res result = { .code = NR_OK };
     nr_list_ok *ok = &result.nr_list_res_u.list;
-    u_int limit = a->limit > 0 ? MIN(a->limit, (u_int)NR_PAGE_MAX) : NR_PAGE_MAX;
+    u_int limit = control_page_limit(a->limit);
     const struct export *export;
     size_t bytes = 0;
 
@@ -272,7 +272,7 @@ void control_clients(struct rpc_call *call, void *args, void *arg)
     GStringChunk *texts = g_string_chunk_new(1024);
     nr_clients_res result = { .code = NR_OK };
     nr_clients_ok *ok = &result.nr_clients_res_u.clients;
-    u_int limit = a->limit > 0 ? MIN(a->limit, (u_int)NR_PAGE_MAX) : NR_PAGE_MAX;
+    u_int limit = control_page_limit(a->limit);
     struct connection *conn = connection_next(server->connections, a->after);
     struct connection_info info = { 0 };
 

@@ -64,6 +64,12 @@ struct mapping *control_find_mapping(struct rpc_call *call, struct server *serve
  * given twice. The caller unrefs it. */
 GHashTable *control_opts(const nr_backstore *store, struct nbd_failure *why);
 
+/* How many rows an answer has at most; the caller allows `limit`, 0: as many as there may be. */
+static inline u_int control_page_limit(u_int limit)
+{
+    return limit > 0 ? MIN(limit, (u_int)NR_PAGE_MAX) : NR_PAGE_MAX;
+}
+
 /* ---- Rows of answers; strings are borrowed, or in `texts` ---- */
 
 /* The text itself, or a copy in `texts` that is UTF-8 and has at most `most` bytes. */
