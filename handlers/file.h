@@ -14,16 +14,13 @@
 #define NBD_HANDLER_FILE_H
 
 #include <stdatomic.h>
+#include <stddef.h>
 
 #include "nbd-runner/handler.h"
+#include "request_queue.h"
 
 /* Above this a transfer is left to other threads: copying it would hold up the loop. */
 #define INLINE_MAX_BYTES (UINT64_C(4) << 20)
-
-/* A first-in first-out list of requests, chained through struct progress. */
-struct queue {
-    struct nbd_request *head, *tail;
-};
 
 /* A backstore: dev->priv. */
 struct file {
@@ -84,7 +81,7 @@ enum step {
 
 /* Lies in nbd_request.scratch from submit() to done(). */
 struct __attribute__((may_alias)) progress {
-    struct nbd_request *next; /* in a struct queue */
+    struct nbd_request *next; /* request_queue.h's; stays the first */
     uint64_t done;            /* bytes of the request that are finished */
     uint64_t piece;           /* bytes of the step that runs */
     int32_t result;           /* of a step that ran on a worker */
@@ -95,6 +92,7 @@ struct __attribute__((may_alias)) progress {
 
 _Static_assert(sizeof(struct progress) <= sizeof(((struct nbd_request *)0)->scratch),
                "struct progress must fit into nbd_request.scratch");
+_Static_assert(offsetof(struct progress, next) == 0, "request_queue.h chains by the first word");
 
 static inline struct progress *progress_of(struct nbd_request *rq)
 {
@@ -104,28 +102,6 @@ static inline struct progress *progress_of(struct nbd_request *rq)
 static inline struct file *file_of(const struct nbd_request *rq)
 {
     return rq->dev->priv;
-}
-
-static inline void queue_push(struct queue *queue, struct nbd_request *rq)
-{
-    progress_of(rq)->next = NULL;
-    if (queue->tail != NULL)
-        progress_of(queue->tail)->next = rq;
-    else
-        queue->head = rq;
-    queue->tail = rq;
-}
-
-static inline struct nbd_request *queue_pop(struct queue *queue)
-{
-    struct nbd_request *rq = queue->head;
-
-    if (rq != NULL) {
-        queue->head = progress_of(rq)->next;
-        if (queue->head == NULL)
-            queue->tail = NULL;
-    }
-    return rq;
 }
 
 /* Is this the answer of a file system or device that lacks an operation? */

@@ -16,16 +16,13 @@
 #include <glib.h>
 #include <glusterfs/api/glfs.h>
 #include <stdatomic.h>
+#include <stddef.h>
 
 #include "nbd-runner/handler.h"
+#include "request_queue.h"
 
 /* How long map(), create() and delete() wait for a volume or a file to open. */
 #define OPEN_LIMIT_S 20
-
-/* A first-in first-out list of requests, chained through struct progress. */
-struct queue {
-    struct nbd_request *head, *tail;
-};
 
 /* ---- gluster_volume.c ---- */
 
@@ -149,7 +146,7 @@ enum step {
 
 /* Lies in nbd_request.scratch from submit() to done(). */
 struct __attribute__((may_alias)) progress {
-    struct nbd_request *next; /* in a struct queue */
+    struct nbd_request *next; /* request_queue.h's; stays the first */
     uint64_t done;            /* bytes of the request that are finished */
     uint32_t piece;           /* bytes of the step that runs */
     int32_t result;           /* of the step that ran: bytes, or a negative errno */
@@ -159,6 +156,7 @@ struct __attribute__((may_alias)) progress {
 
 _Static_assert(sizeof(struct progress) <= sizeof(((struct nbd_request *)0)->scratch),
                "struct progress must fit into nbd_request.scratch");
+_Static_assert(offsetof(struct progress, next) == 0, "request_queue.h chains by the first word");
 
 static inline struct progress *progress_of(struct nbd_request *rq)
 {
@@ -168,28 +166,6 @@ static inline struct progress *progress_of(struct nbd_request *rq)
 static inline struct disk *disk_of(const struct nbd_request *rq)
 {
     return rq->dev->priv;
-}
-
-static inline void queue_push(struct queue *queue, struct nbd_request *rq)
-{
-    progress_of(rq)->next = NULL;
-    if (queue->tail != NULL)
-        progress_of(queue->tail)->next = rq;
-    else
-        queue->head = rq;
-    queue->tail = rq;
-}
-
-static inline struct nbd_request *queue_pop(struct queue *queue)
-{
-    struct nbd_request *rq = queue->head;
-
-    if (rq != NULL) {
-        queue->head = progress_of(rq)->next;
-        if (queue->head == NULL)
-            queue->tail = NULL;
-    }
-    return rq;
 }
 
 /* errno after a gluster call that failed; some fail without one. */
