@@ -277,6 +277,7 @@ static struct export *export_new(struct registry *registry, const struct export_
     export->flags_on = spec->flags_on;
     export->prealloc = spec->prealloc;
     export->readonly = spec->readonly;
+    export->sync = spec->sync;
     export->created_us = spec->created_us != 0 ? spec->created_us : g_get_real_time();
     export->min_block = 1;
     export->pref_block = 4096;
@@ -538,6 +539,7 @@ void export_get_spec(const struct export *export, struct export_spec *ret_spec)
         .handler = export->handler_name, .target = export->target, .opts = export->opts,
         .origin = export->origin, .origin_file = export->origin_file, .size = export->size,
         .prealloc = export->prealloc, .readonly = export->readonly,
+        .sync = export->sync,
         .created_us = export->created_us, .acl = acl_entries(export->acl),
         .default_deny = acl_default_deny(export->acl), .hidden = export->hidden,
         .max_connections = export->max_connections,

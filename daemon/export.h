@@ -43,6 +43,7 @@ struct export_spec {
     uint64_t size;           /* 0: what the backing store has */
     uint64_t serve_bytes;    /* only so many, from the start; 0: all of the backing store */
     bool prealloc, readonly;
+    bool sync;               /* each change is durable when it is answered */
     uint16_t flags_off, flags_on; /* NBD transmission flags, whatever the handler can do */
     int64_t created_us;      /* 0: now */
 
@@ -74,7 +75,7 @@ struct export {
     uint64_t size;                     /* bytes; of the backing store once it was open */
     uint64_t serve_bytes;              /* as in the spec */
     uint16_t flags_off, flags_on;
-    bool prealloc, readonly;
+    bool prealloc, readonly, sync;
     struct acl *acl;                   /* who may connect; never NULL */
     bool hidden;                       /* from clients that list */
     unsigned max_connections, request_timeout_s; /* 0: the daemon's */

@@ -294,6 +294,7 @@ static const struct key keys[] = {
     { .name = "flush", .take = take_flag, .flag = NBD_FLAG_SEND_FLUSH },
     { .name = "fua", .take = take_flag, .flag = NBD_FLAG_SEND_FUA },
     { .name = "trim", .take = take_flag, .flag = NBD_FLAG_SEND_TRIM },
+    { .name = "sync", .take = take_bool, AT(sync) },
     { .name = "rotational", .take = take_rotational, .flag = NBD_FLAG_ROTATIONAL },
     { .name = "detect-zeroes", .take = take_detect_zeroes },
     { .name = "detect_zeroes", .take = take_detect_zeroes },
@@ -313,9 +314,9 @@ static const struct key keys[] = {
     { .name = "sdp", .take = take_ignored },
     { .name = "cowdir", .take = take_ignored },
     { .name = "datalog", .take = take_ignored },
+    { .name = "sparse_cow", .take = take_ignored },
+    { .name = "listenaddr", .take = take_ignored }, /* neither does it there, any more */
     /* nbd-server's and our own, which are not there */
-    { .name = "sync", .take = refuse_if_true,
-      .why = "clients that want it ask for FUA or FLUSH" },
     { .name = "copyonwrite", .take = refuse_if_true,
       .why = "export a snapshot, or an overlay made by other means" },
     { .name = "multifile", .take = refuse_if_true, .why = "join the files by device mapper" },
@@ -323,6 +324,7 @@ static const struct key keys[] = {
     { .name = "temporary", .take = refuse_if_true },
     { .name = "waitfile", .take = refuse_if_true },
     { .name = "force_tls", .take = refuse_if_true },
+    { .name = "tlsonly", .take = refuse_if_true },
     { .name = "oldstyle", .take = refuse_if_true,
       .why = "clients have to use fixed newstyle negotiation" },
     { .name = "killswitch", .take = refuse_if_true },
@@ -333,7 +335,6 @@ static const struct key keys[] = {
     { .name = "postrun", .take = refuse, .why = NO_COMMANDS },
     { .name = "port", .take = refuse, .why = ONE_LISTENER },
     { .name = "addr", .take = refuse, .why = ONE_LISTENER },
-    { .name = "listenaddr", .take = refuse, .why = ONE_LISTENER },
     { .name = "control_socket", .take = refuse, .why = "the daemon has one, rpc_socket" },
     { .name = "conn-addr", .take = refuse, .why = USE_NBD },
     { .name = "conn-port", .take = refuse, .why = USE_NBD },
@@ -547,7 +548,7 @@ bool export_def_same_backing(const struct export_def *a, const struct export_def
 {
     return strcmp(a->handler, b->handler) == 0 && strcmp(a->target, b->target) == 0 &&
            same_opts(a->opts, b->opts) && a->size == b->size && a->readonly == b->readonly &&
-           a->flags_off == b->flags_off && a->flags_on == b->flags_on;
+           a->flags_off == b->flags_off && a->flags_on == b->flags_on && a->sync == b->sync;
 }
 
 bool export_def_same_limits(const struct export_def *a, const struct export_def *b)
@@ -573,6 +574,7 @@ void export_def_get_spec(const struct export_def *def, struct export_spec *ret_s
         .size = def->size,
         .serve_bytes = def->size,
         .readonly = def->readonly,
+        .sync = def->sync,
         .acl = (const char *const *)def->acl,
         .default_deny = def->default_deny,
         .hidden = def->hidden,

@@ -22,6 +22,7 @@ struct export_def {
     GHashTable *opts;          /* char * -> char * */
     uint64_t size;             /* of what is served, bytes; 0: all of the backing store */
     bool readonly;
+    bool sync;                 /* each change is durable when it is answered */
     uint16_t flags_off, flags_on; /* NBD transmission flags, whatever the handler can do */
     bool create, prealloc;     /* make the backing store when there is none */
 

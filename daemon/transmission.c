@@ -297,6 +297,12 @@ static size_t parse_header(const struct connection *conn, const struct input *in
     return be32toh(wire->magic) == NBD_REQUEST_MAGIC ? sizeof(*wire) : SIZE_MAX;
 }
 
+/* Is each change to be on stable storage when it is answered? */
+static bool is_sync(const struct export *export)
+{
+    return export->sync && (export->dev.caps & (NBD_CAP_FUA | NBD_CAP_FLUSH));
+}
+
 /* A whole header: check it and run its command. */
 static size_t receive_command(struct connection *conn, struct command *cmd,
                               const struct input *input)
@@ -316,6 +322,8 @@ static size_t receive_command(struct connection *conn, struct command *cmd,
         return reply_nothing(conn, cmd);
     if (!rule->ranged)
         cmd->length = 0; /* the offset comes back in an extended reply */
+    if (rule->changes && is_sync(conn->export))
+        cmd->flags |= NBD_CMD_FLAG_FUA;
     conn->large_writes = false;
     taken = rule->run(conn, cmd, &payload);
     return taken == COMMAND_STOP ? 0 : cmd->header + taken;

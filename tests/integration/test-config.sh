@@ -177,20 +177,21 @@ mkdir -p "$S/conf.d"
 stock() { # LINE...: of [generic]
     printf '%s\n' '[generic]' "$@" "	includedir = $S/conf.d" '[first]' \
         "	exportname = $T/x.img" '	copyonwrite = false' '	multifile = false' \
-        '	timeout = 30' '	virtstyle = ipliteral' '	readonly = true' >"$S/config"
+        '	timeout = 30' '	virtstyle = ipliteral' '	readonly = true' '	sparse_cow = false' \
+        '	tlsonly = false' '	listenaddr = 127.0.0.1' '	sync = true' >"$S/config"
 }
 printf '[%s]\nexportname = %s\n' "$name50" "$T/made.img" >"$S/conf.d/a.conf"
 printf '[%s]\nexportname = %s\nreadonly = true\n' "$name255" "$T/x.img" >"$S/conf.d/b.conf"
 truncate -s 1M "$T/made.img"
 run_stock() { start_daemon -C "$S/config" --conf-dir "$S/conf.d" --state "$T/stock.json"; }
-stock 'port = 0' 'allowlist = true' 'max_threads = 4'
+stock 'port = 0' 'allowlist = true' 'max_threads = 4' 'splice = true' 'tlsonly = false'
 check "a configuration of nbd-server works" run_stock
 port=$(cli --json status | json '[e.rsplit(":", 1)[1] for e in j["status"]["nbd_endpoints"] if not e.startswith("unix:")][1]')
 same "with its names, on its port" "first $name50 $name255" \
     "$(nbd-client -l 127.0.0.1 "$port" 2>/dev/null | grep -v Negotiation | tr '\n' ' ' | sed 's/ *$//')"
 check "which are served" qemu-io -f raw -c 'write -P 7 0 512' "nbd://127.0.0.1:$port/$name50"
 check "all of them" qemu-io -f raw -r -c 'read 0 512' "nbd://127.0.0.1:$port/$name255"
-check "keys without meaning are named once" is_logged "ignored: max_threads in line 4, timeout in line"
+check "keys without meaning are named once" is_logged "ignored: max_threads in line 4, splice in line 5, timeout in line"
 stop_daemon
 stock 'port = 0' 'allowlist = false'
 run_stock

@@ -179,6 +179,24 @@ static void flush_cache_and_fua_succeed(void **state)
     }
 }
 
+static void where_sync_is_set_each_change_waits_for_a_flush(void **state)
+{
+    struct harness *harness = *state;
+    struct export *export = harness_add_export(harness, "flushless", "fault", "f",
+                                               "size=1M op=flush error=EIO", false);
+    struct client *client = client_on(harness, "flushless");
+
+    assert_int_equal(client_awaits(client, client_writes(client, 0, 0, "x", 1)), 0);
+    export->dev.caps &= (uint32_t)~NBD_CAP_FUA; /* a flush follows instead */
+    export->sync = true;
+
+    assert_int_equal(client_awaits(client, client_writes(client, 0, 0, "x", 1)), NBD_EIO);
+    assert_int_equal(client_awaits(client, client_requests(client, NBD_CMD_WRITE_ZEROES, 0, 0,
+                                                           4096)), NBD_EIO);
+    assert_int_equal(client_awaits(client, client_requests(client, NBD_CMD_CACHE, 0, 0, 512)),
+                     0);
+}
+
 static void flush_ignores_offset_and_length(void **state)
 {
     struct client *client = client_on(*state, "mem");
@@ -803,6 +821,7 @@ int main(void)
         A_TEST(the_first_and_the_last_byte_can_be_reached),
         A_TEST(trim_and_zeroes_clear_what_was_written),
         A_TEST(flush_cache_and_fua_succeed),
+        A_TEST(where_sync_is_set_each_change_waits_for_a_flush),
         A_TEST(flush_ignores_offset_and_length),
         A_TEST(a_request_for_no_bytes_succeeds),
         A_TEST(zeroes_of_the_whole_disk_are_one_request),
