@@ -114,9 +114,40 @@ static void advance(struct export *export);
 
 /* ---- Names ---- */
 
-static char *store_key(const char *handler, const char *target)
+/* Slashes that follow each other count as one. */
+static char *squeeze_slashes(const char *target)
 {
-    return g_strconcat(handler, " ", target, NULL);
+    char *text = g_strdup(target), *to = text;
+
+    for (const char *from = target; *from != '\0'; from++)
+        if (*from != '/' || from == target || from[-1] != '/')
+            *to++ = *from;
+    *to = '\0';
+    return text;
+}
+
+char *export_store_key(const char *handler, const char *target, const char *directory)
+{
+    bool is_file = strcmp(handler, "file") == 0;
+    g_autofree char *path = is_file || strcmp(handler, "gluster") == 0
+                                ? squeeze_slashes(target) : g_strdup(target);
+
+    /* Where ".." leads to is not to be seen from the text, as a link may stand before it. */
+    if (is_file && path[0] != '\0' && strstr(path, "..") == NULL) {
+        g_autofree char *plain = g_canonicalize_filename(path, directory);
+
+        return g_strconcat(handler, " ", plain, NULL);
+    }
+    return g_strconcat(handler, " ", path, NULL);
+}
+
+static char *store_key(const struct registry *registry, const char *handler,
+                       const char *target)
+{
+    char *const *roots = registry->server->config->file_roots;
+    const char *first = roots != NULL && roots[0] != NULL ? roots[0] : "/";
+
+    return export_store_key(handler, target, first);
 }
 
 static int check_name(const char *name, struct nbd_failure *why)
@@ -398,7 +429,7 @@ struct export *registry_find(const struct registry *registry, const char *name)
 struct export *registry_find_backstore(const struct registry *registry, const char *handler,
                                        const char *target)
 {
-    g_autofree char *key = store_key(handler, target);
+    g_autofree char *key = store_key(registry, handler, target);
     const GPtrArray *exports = g_hash_table_lookup(registry->by_store, key);
 
     return exports != NULL ? exports->pdata[0] : NULL;
@@ -448,8 +479,10 @@ static int check_collision(const struct registry *registry, const struct export_
     if (other != NULL)
         return nbd_fail(why, EEXIST, "there is an export named %s already, by %s", quoted,
                         origin_text(other));
-    if (spec->origin == EXPORT_BY_CONFIG)
-        return 0; /* the administrator has a reason; who reads the files warns */
+    /* The administrator has a reason, and who reads the files warns; what was saved was
+     * accepted when it was made. */
+    if (spec->origin == EXPORT_BY_CONFIG || spec->id != NULL)
+        return 0;
     other = registry_find_backstore(registry, spec->handler, spec->target);
     if (other != NULL)
         return nbd_fail(why, EEXIST, "the %s backstore %s is exported already, as \"%s\", by %s",
@@ -472,7 +505,7 @@ int export_check_spec(const struct export_spec *spec, struct nbd_failure *why)
 static void show(struct export *export)
 {
     struct registry *registry = export->private->registry;
-    char *key = store_key(export->handler_name, export->target);
+    char *key = store_key(registry, export->handler_name, export->target);
     GPtrArray *exports = g_hash_table_lookup(registry->by_store, key);
 
     g_tree_insert(registry->by_name, export->name, export);
@@ -488,7 +521,7 @@ static void show(struct export *export)
 static void hide(struct export *export)
 {
     struct registry *registry = export->private->registry;
-    g_autofree char *key = store_key(export->handler_name, export->target);
+    g_autofree char *key = store_key(registry, export->handler_name, export->target);
     GPtrArray *exports = g_hash_table_lookup(registry->by_store, key);
 
     g_tree_remove(registry->by_name, export->name);

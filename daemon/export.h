@@ -172,6 +172,11 @@ struct export *registry_next_leaving(const struct registry *registry, const char
                                      const char *id);
 
 struct export *registry_find(const struct registry *registry, const char *name);
+/* A text that is the same for all ways to write one backstore: "//" and "/./" in paths, and
+ * file targets that start from `directory` (NULL: there are none). Links are not followed.
+ * Any thread. */
+char *export_store_key(const char *handler, const char *target, const char *directory);
+
 /* If several exports have it (only configuration can do that): one of them. */
 struct export *registry_find_backstore(const struct registry *registry, const char *handler,
                                        const char *target);

@@ -200,7 +200,7 @@ void plan_warn_shared(const GArray *steps, GPtrArray *warnings)
 
         if (step->def == NULL)
             continue;
-        key = g_strconcat(step->def->handler, " ", step->def->target, NULL);
+        key = export_store_key(step->def->handler, step->def->target, NULL);
         other = g_hash_table_lookup(first, key);
         if (other != NULL) {
             warn_pair(step, other, warnings);

@@ -654,6 +654,37 @@ static void an_export_is_ready_when_its_store_was_created(void **state)
     export_close(export);
 }
 
+static void a_backstore_is_known_however_it_is_written(void **state)
+{
+    static const struct { const char *handler, *first, *second; bool same; } pairs[] = {
+        { "file", "/srv/a", "/srv//a", true },      { "file", "/srv/a", "//srv/./a", true },
+        { "file", "/root/a", "a", true },           { "file", "a", "./a", true },
+        { "file", "/srv/a", "/srv/x/../a", false }, { "file", "/srv/a", "/srv/b", false },
+        { "gluster", "vol/a", "vol///a", true },    { "gluster", "vol/a/b", "vol/ab", false },
+        { "null", "a/b", "a//b", false },           { "ceph", "p/a", "p//a", false },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < G_N_ELEMENTS(pairs); i++) {
+        g_autofree char *first = export_store_key(pairs[i].handler, pairs[i].first, "/root");
+        g_autofree char *second = export_store_key(pairs[i].handler, pairs[i].second, "/root");
+
+        assert_int_equal(strcmp(first, second) == 0, pairs[i].same);
+    }
+}
+
+static void another_way_to_write_a_backstore_that_is_taken_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    g_autofree char *other = g_strconcat("/.", f->path, NULL);
+    struct nbd_failure why;
+
+    assert_int_equal(adds(f, "disk", "file", f->path, &why), 0);
+    assert_int_equal(adds(f, "again", "file", other, &why), -EEXIST);
+    assert_non_null(strstr(why.message, "\"disk\""));
+    assert_non_null(registry_find_backstore(f->harness->server->registry, "file", other));
+}
+
 static void a_create_that_fails_says_why(void **state)
 {
     struct fixture *f = *state;
@@ -928,6 +959,8 @@ int main(void)
         A_TEST(as_many_bytes_are_served_as_the_definition_says),
         A_TEST(files_may_name_one_backstore_twice),
         A_TEST(an_export_is_ready_when_its_store_was_created),
+        A_TEST(a_backstore_is_known_however_it_is_written),
+        A_TEST(another_way_to_write_a_backstore_that_is_taken_is_refused),
         A_TEST(a_create_that_fails_says_why),
         A_TEST(a_create_may_be_canceled_before_its_target_was_understood),
         A_TEST(delete_closes_first_and_then_removes_the_store),
