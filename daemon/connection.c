@@ -24,6 +24,7 @@
 #include "handshake.h"
 #include "listener.h"
 #include "log.h"
+#include "registry.h"
 #include "server.h"
 #include "transmission.h"
 

@@ -18,6 +18,7 @@
 #include "control_private.h"
 #include "listener.h"
 #include "log.h"
+#include "registry.h"
 
 static void control_null(struct rpc_call *call, void *args, void *arg)
 {

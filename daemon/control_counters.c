@@ -11,6 +11,7 @@
 #include "connection.h"
 #include "log.h"
 #include "metrics.h"
+#include "registry.h"
 
 G_STATIC_ASSERT(sizeof(nr_u64) == sizeof(uint64_t));
 

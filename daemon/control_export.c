@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "log.h"
+#include "registry.h"
 
 #define JOBS_MAX 256        /* that run at the same time */
 #define EXPORTS_MAX 65536

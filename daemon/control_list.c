@@ -10,6 +10,7 @@
 
 #include "connection.h"
 #include "log.h"
+#include "registry.h"
 
 #define LAST_ID "~" /* behind every UUID */
 #define PAGE_BYTES (768u << 10)

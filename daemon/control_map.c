@@ -13,6 +13,7 @@
 #include "connection.h"
 #include "listener.h"
 #include "log.h"
+#include "registry.h"
 
 #define OPEN_TIMEOUT_MS 10000
 #define CONNECTIONS_MAX 64 /* that one mapping may ask for */

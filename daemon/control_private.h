@@ -11,6 +11,7 @@
 #include "export.h"
 #include "job.h"
 #include "mapping.h"
+#include "registry.h"
 #include "rpc/rpc_nbd.h"
 #include "rpc_server.h"
 #include "server.h"

@@ -14,6 +14,7 @@
 
 #include "acl.h"
 #include "log.h"
+#include "registry.h"
 
 #define TIMEOUT_MAX_S 86400
 #define CONNECTIONS_MAX 1000000

@@ -10,6 +10,7 @@
 
 #include "connection.h"
 #include "log.h"
+#include "registry.h"
 
 struct mapping *control_find_mapping(struct rpc_call *call, struct server *server,
                                      const char *cookie)

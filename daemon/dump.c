@@ -11,6 +11,7 @@
 #include "connection.h"
 #include "job.h"
 #include "log.h"
+#include "registry.h"
 #include "server.h"
 #include "store.h"
 

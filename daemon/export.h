@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
  *
- * Exports: the registry (name -> export), and the life of each one's backstore: created,
- * opened when the first user comes, closed some time after the last one left, deleted.
- * Loop thread only. Handlers' blocking calls run on workers, one at a time per export.
+ * An export, and the life of its backstore: created, opened when the first user comes, closed
+ * some time after the last one left, deleted. registry.h has all of them. Loop thread
+ * only. Handlers' blocking calls run on workers, one at a time per export.
  */
 #ifndef NR_EXPORT_H
 #define NR_EXPORT_H
@@ -57,11 +57,10 @@ struct export_spec {
     unsigned drain_timeout_s;   /* after a removal by a reload; 0: clients leave when they like */
 };
 
-struct registry;
 struct server;
 
 struct export {
-    /* Written by export.c only. */
+    /* Written by export*.c and registry.c only. */
     struct server *server;             /* not owned */
     char id[37];
     char *name, *description, *handler_name, *target, *origin_file;
@@ -111,23 +110,18 @@ struct export {
     /* Written by job.c: the running job about this export, or NULL; not owned. */
     struct job *job;
 
-    struct export_private *private;    /* export.c */
+    struct export_private *private;    /* export_private.h */
 };
-
-struct registry *registry_new(struct server *server);
-void registry_free(struct registry *registry);
 
 /* ---- Definitions ---- */
 
 /* Names, target and options make sense. 0 or -EINVAL. Any thread. */
 int export_check_spec(const struct export_spec *spec, struct nbd_failure *why);
 
-/* Add an export. Checks names and handler, calls no handler function. -EEXIST names who has
- * the name, or the same backstore, already. With `creating` its state is CREATING until
- * export_created(). A missing handler makes a FAULTED export when origin is not RPC or an id
- * is given (loaded from the state file), else -ENOENT. */
-int registry_add(struct registry *registry, const struct export_spec *spec, bool creating,
-                 struct export **ret_export, struct nbd_failure *why);
+/* A text that is the same for all ways to write one backstore: "//" and "/./" in paths, and
+ * file targets that start from `directory` (NULL: there are none). Links are not followed.
+ * The caller frees it. Any thread. */
+char *export_store_key(const char *handler, const char *target, const char *directory);
 
 /* The definition as it is now; strings stay the export's. */
 void export_get_spec(const struct export *export, struct export_spec *ret_spec);
@@ -150,39 +144,6 @@ bool export_opt_is_ours(const char *key);
 
 /* What max_connections comes to. */
 unsigned export_connection_limit(const struct export *export);
-
-/* Have on_changed(arg, export) called on the loop whenever an access list has changed. */
-void registry_watch_access(struct registry *registry,
-                           void (*on_changed)(void *arg, struct export *export), void *arg);
-
-/* Open every export once, in the background, to know which of them are faulted. */
-void registry_check_all(struct registry *registry);
-
-/* Hide the name now. The export is DRAINING: its users go on. It is closed and freed when the
- * last one has left; then on_gone(arg), which may be NULL. While it has users and another
- * backstore than an export that has its name since, that one refuses to be opened: nobody may
- * find the old bytes and somebody else the new ones under one name. */
-void registry_remove(struct export *export, void (*on_gone)(void *arg), void *arg);
-
-/* One that is DRAINING comes back as it was. Nobody may have its name. */
-void registry_revive(struct export *export);
-
-/* The next export that is DRAINING, in order of names and ids; NULL, NULL: the first. */
-struct export *registry_next_leaving(const struct registry *registry, const char *name,
-                                     const char *id);
-
-struct export *registry_find(const struct registry *registry, const char *name);
-/* A text that is the same for all ways to write one backstore: "//" and "/./" in paths, and
- * file targets that start from `directory` (NULL: there are none). Links are not followed.
- * Any thread. */
-char *export_store_key(const char *handler, const char *target, const char *directory);
-
-/* If several exports have it (only configuration can do that): one of them. */
-struct export *registry_find_backstore(const struct registry *registry, const char *handler,
-                                       const char *target);
-/* The first export in byte order of names that comes after `name` (NULL: the first). */
-struct export *registry_next(const struct registry *registry, const char *name);
-unsigned registry_size(const struct registry *registry);
 
 const char *export_state_name(enum export_state state);
 

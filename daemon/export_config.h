@@ -13,6 +13,7 @@
 
 #include "export.h"
 #include "ini.h"
+#include "registry.h"
 
 /* A definition. Never changes; shared by reference. */
 struct export_def {

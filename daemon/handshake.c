@@ -16,6 +16,7 @@
 #include "log.h"
 #include "meta_context.h"
 #include "nbd_protocol.h"
+#include "registry.h"
 #include "server.h"
 
 #define OPEN_TIMEOUT_MS 10000

@@ -9,6 +9,7 @@
 #include "connection.h"
 #include "mapping.h"
 #include "metrics_family.h"
+#include "registry.h"
 #include "server.h"
 
 #define EXPORTS_PER_STEP 32

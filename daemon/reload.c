@@ -13,6 +13,7 @@
 #include "log.h"
 #include "mapping.h"
 #include "notify.h"
+#include "registry.h"
 #include "reload_plan.h"
 #include "reload_storage.h"
 #include "server.h"

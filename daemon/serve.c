@@ -11,6 +11,7 @@
 
 #include "listener.h"
 #include "log.h"
+#include "registry.h"
 #include "server.h"
 
 #define NO_PORT (-1)

@@ -25,6 +25,7 @@
 #include "mapping.h"
 #include "metrics.h"
 #include "notify.h"
+#include "registry.h"
 #include "reload.h"
 #include "rpc/rpc_nbd.h"
 #include "rpc_server.h"

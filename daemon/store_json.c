@@ -10,6 +10,7 @@
 
 #include "acl.h"
 #include "log.h"
+#include "registry.h"
 #include "nbd-runner/handler.h"
 #include "store_json.h"
 

@@ -14,6 +14,7 @@
 
 #include "connection.h"
 #include "log.h"
+#include "registry.h"
 
 static char *directory;
 

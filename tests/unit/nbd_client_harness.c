@@ -23,6 +23,7 @@
 
 #include "connection.h"
 #include "log.h"
+#include "registry.h"
 #include "nbd_client_harness.h"
 
 #define SLICE_BYTES (256u << 10)

@@ -16,6 +16,7 @@
 #include "buffer.h"
 #include "connection.h"
 #include "nbd_client_harness.h"
+#include "registry.h"
 
 #define KIB ((size_t)1 << 10)
 

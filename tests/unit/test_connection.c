@@ -19,6 +19,7 @@
 
 #include "connection.h"
 #include "nbd_client_harness.h"
+#include "registry.h"
 
 #define KIB ((size_t)1 << 10)
 #define MIB ((size_t)1 << 20)

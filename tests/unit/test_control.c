@@ -20,6 +20,7 @@
 #include "control.h"
 #include "control_private.h"
 #include "log.h"
+#include "registry.h"
 
 #define PATIENCE_MS 5000
 #define MAX_CLIENTS 8

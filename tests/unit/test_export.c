@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "nbd_client_harness.h"
+#include "registry.h"
 
 struct fixture {
     struct harness *harness;

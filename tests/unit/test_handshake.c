@@ -17,6 +17,7 @@
 #include "connection.h"
 #include "handshake.h"
 #include "nbd_client_harness.h"
+#include "registry.h"
 
 #define MODERN (NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES)
 #define DISK_BYTES (UINT64_C(1) << 20)

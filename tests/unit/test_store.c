@@ -25,6 +25,7 @@
 #include "job.h"
 #include "log.h"
 #include "mapping.h"
+#include "registry.h"
 #include "server.h"
 #include "store.h"
 #include "store_text.h"

@@ -17,6 +17,7 @@
 
 #include "connection.h"
 #include "nbd_client_harness.h"
+#include "registry.h"
 
 #define DISK_BYTES (UINT64_C(1) << 20)
 #define MIB (UINT64_C(1) << 20)
