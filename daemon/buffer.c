@@ -32,7 +32,7 @@ struct buffer_pool {
     struct buffer_class classes[N_CLASSES];
     /* Bytes. Kept and aside: lent out beside the budget. */
     uint64_t used, kept, aside, cached, budget;
-    struct buffer_waiter waiters;  /* head of a ring */
+    struct buffer_share *first, *last; /* for whom somebody waits */
     struct event *trim;
 };
 
@@ -91,7 +91,6 @@ struct buffer_pool *buffer_pool_new(struct loop *loop, uint64_t budget_bytes)
     struct buffer_pool *pool = g_new0(struct buffer_pool, 1);
 
     pool->budget = budget_bytes;
-    pool->waiters.next = pool->waiters.previous = &pool->waiters;
     pool->trim = evtimer_new(loop_base(loop), on_trim, pool);
     return pool;
 }
@@ -144,13 +143,28 @@ static void take_back(struct buffer_pool *pool, void *buffer, unsigned class, ui
     pool->cached += class_size(class);
 }
 
-void *buffer_alloc(struct buffer_pool *pool, size_t size, bool urgent)
+static bool share_allows(const struct buffer_pool *pool, const struct buffer_share *share,
+                         size_t bytes)
+{
+    uint64_t unused = pool->budget - MIN(pool->used, pool->budget);
+
+    return share->used == 0 || share->used + bytes <= 2 * unused;
+}
+
+void *buffer_alloc(struct buffer_pool *pool, struct buffer_share *share, size_t size,
+                   bool urgent)
 {
     unsigned class = class_of(size);
+    size_t whole = class_size(class);
+    void *buffer;
 
-    if (pool->used + class_size(class) > pool->budget && pool->used > 0 && !urgent)
+    if (pool->used > 0 && !urgent &&
+        (pool->used + whole > pool->budget || !share_allows(pool, share, whole)))
         return NULL;
-    return lend(pool, class, &pool->used);
+    buffer = lend(pool, class, &pool->used);
+    if (buffer != NULL)
+        share->used += whole;
+    return buffer;
 }
 
 void *buffer_alloc_kept(struct buffer_pool *pool, size_t size)
@@ -163,29 +177,95 @@ void buffer_free_kept(struct buffer_pool *pool, void *buffer, size_t size)
     take_back(pool, buffer, class_of(size), &pool->kept);
 }
 
+/* ---- Waiting ---- */
+
+static void append_share(struct buffer_pool *pool, struct buffer_share *share)
+{
+    share->next = NULL;
+    share->previous = pool->last;
+    *(pool->last != NULL ? &pool->last->next : &pool->first) = share;
+    pool->last = share;
+}
+
+static void remove_share(struct buffer_pool *pool, struct buffer_share *share)
+{
+    *(share->previous != NULL ? &share->previous->next : &pool->first) = share->next;
+    *(share->next != NULL ? &share->next->previous : &pool->last) = share->previous;
+}
+
+void buffer_wait(struct buffer_pool *pool, struct buffer_share *share, size_t size,
+                 struct buffer_waiter *waiter)
+{
+    if (waiter->waiting)
+        return;
+    if (share->first == NULL)
+        append_share(pool, share);
+    waiter->waiting = true;
+    waiter->share = share;
+    waiter->size = class_size(class_of(size));
+    waiter->next = NULL;
+    waiter->previous = share->last;
+    *(share->last != NULL ? &share->last->next : &share->first) = waiter;
+    share->last = waiter;
+}
+
+void buffer_wait_cancel(struct buffer_pool *pool, struct buffer_waiter *waiter)
+{
+    struct buffer_share *share = waiter->share;
+
+    if (!waiter->waiting)
+        return;
+    waiter->waiting = false;
+    *(waiter->previous != NULL ? &waiter->previous->next : &share->first) = waiter->next;
+    *(waiter->next != NULL ? &waiter->next->previous : &share->last) = waiter->previous;
+    if (share->first == NULL)
+        remove_share(pool, share);
+}
+
+/* The first whose share allows what it waits for. Where none does, those shares have buffers
+ * that will come back. */
 static void wake_first(struct buffer_pool *pool)
 {
-    struct buffer_waiter *waiter = pool->waiters.next;
+    struct buffer_share *share = pool->first;
+    struct buffer_waiter *waiter;
 
-    if (waiter == &pool->waiters)
+    while (share != NULL && !share_allows(pool, share, share->first->size))
+        share = share->next;
+    if (share == NULL)
         return;
+    remove_share(pool, share);
+    append_share(pool, share); /* the others go first next time */
+    waiter = share->first;
     buffer_wait_cancel(pool, waiter);
     waiter->wake(waiter->arg);
 }
 
-void buffer_free(struct buffer_pool *pool, void *buffer, size_t size)
+void buffer_wait_give_up(struct buffer_pool *pool, struct buffer_waiter *waiter)
 {
-    take_back(pool, buffer, class_of(size), &pool->used);
+    buffer_wait_cancel(pool, waiter);
     wake_first(pool);
 }
 
-bool buffer_set_aside(struct buffer_pool *pool, size_t size)
+/* ---- Giving back ---- */
+
+void buffer_free(struct buffer_pool *pool, struct buffer_share *share, void *buffer,
+                 size_t size)
+{
+    unsigned class = class_of(size);
+
+    take_back(pool, buffer, class, &pool->used);
+    share->used -= class_size(class);
+    wake_first(pool);
+}
+
+bool buffer_set_aside(struct buffer_pool *pool, struct buffer_share *share, size_t size)
 {
     size_t whole = class_size(class_of(size));
 
     if (pool->aside + whole > pool->budget)
         return false;
     pool->used -= whole;
+    share->used -= whole;
     pool->aside += whole;
     wake_first(pool);
     return true;
@@ -196,33 +276,6 @@ void buffer_free_aside(struct buffer_pool *pool, void *buffer, size_t size)
     take_back(pool, buffer, class_of(size), &pool->aside);
 }
 
-void buffer_wait(struct buffer_pool *pool, struct buffer_waiter *waiter)
-{
-    if (waiter->waiting)
-        return;
-    waiter->waiting = true;
-    waiter->previous = pool->waiters.previous;
-    waiter->next = &pool->waiters;
-    waiter->previous->next = waiter;
-    pool->waiters.previous = waiter;
-}
-
-void buffer_wait_cancel(struct buffer_pool *pool, struct buffer_waiter *waiter)
-{
-    (void)pool;
-    if (!waiter->waiting)
-        return;
-    waiter->waiting = false;
-    waiter->previous->next = waiter->next;
-    waiter->next->previous = waiter->previous;
-}
-
-void buffer_wait_give_up(struct buffer_pool *pool, struct buffer_waiter *waiter)
-{
-    buffer_wait_cancel(pool, waiter);
-    wake_first(pool);
-}
-
 uint64_t buffer_pool_used(const struct buffer_pool *pool)
 {
     return pool->used + pool->kept + pool->aside;
@@ -230,5 +283,5 @@ uint64_t buffer_pool_used(const struct buffer_pool *pool)
 
 bool buffer_is_awaited(const struct buffer_pool *pool)
 {
-    return pool->waiters.next != &pool->waiters;
+    return pool->first != NULL;
 }

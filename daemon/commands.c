@@ -125,7 +125,8 @@ static void drop_payload(struct connection *conn, struct request *request)
 {
     if (request->buffer == NULL)
         return;
-    buffer_free(connection_buffers(conn), request->buffer, request->buffer_size);
+    buffer_free(connection_buffers(conn), &conn->export->buffers, request->buffer,
+                request->buffer_size);
     request->buffer = NULL;
     request->data_length = 0;
 }
@@ -223,7 +224,8 @@ void command_expired(struct request *request)
     conn->export->orphans++;
     if (request->buffer != NULL) {
         conn->export->orphan_bytes += request->buffer_size;
-        request->aside = buffer_set_aside(connection_buffers(conn), request->buffer_size);
+        request->aside = buffer_set_aside(connection_buffers(conn), &conn->export->buffers,
+                                          request->buffer_size);
     }
     command_report(conn, request->type, request->offset, request->length, EXPIRED);
     if (answer->group == NULL)
@@ -326,7 +328,7 @@ static struct request *try_payload_request(struct connection *conn, const struct
     struct buffer_pool *pool = connection_buffers(conn);
     /* Somebody who has nothing could wait for ever behind those who have much. */
     bool urgent = connection_backlog(conn) == 0 && cmd->length <= 256u << 10;
-    void *buffer = buffer_alloc(pool, cmd->length, urgent);
+    void *buffer = buffer_alloc(pool, &conn->export->buffers, cmd->length, urgent);
     struct request *request;
 
     if (buffer == NULL)
@@ -344,7 +346,7 @@ static struct request *new_payload_request(struct connection *conn, const struct
     struct request *request = try_payload_request(conn, cmd);
 
     if (request == NULL)
-        connection_wait_memory(conn);
+        connection_wait_memory(conn, cmd->length);
     return request;
 }
 
@@ -735,7 +737,8 @@ static void on_scanned(void *arg, const struct extent_view *view)
     if (!command_returned(conn, request))
         return;
     request->buffer_size = STATUS_REPLY_MAX;
-    request->buffer = buffer_alloc(connection_buffers(conn), STATUS_REPLY_MAX, true);
+    request->buffer = buffer_alloc(connection_buffers(conn), &conn->export->buffers,
+                                   STATUS_REPLY_MAX, true);
     request->data = request->buffer;
     if (request->buffer != NULL)
         request->data_length = reply_put_block_status(conn, request->buffer, &query, view);

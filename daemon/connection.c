@@ -139,7 +139,8 @@ void connection_request_free(struct connection *conn, struct request *request)
     if (request->buffer != NULL && request->aside)
         buffer_free_aside(conn->server->buffers, request->buffer, request->buffer_size);
     else if (request->buffer != NULL)
-        buffer_free(conn->server->buffers, request->buffer, request->buffer_size);
+        buffer_free(conn->server->buffers, &conn->export->buffers, request->buffer,
+                    request->buffer_size);
     if (table->n_free_requests >= FREE_REQUESTS_MAX) {
         g_free(request);
         return;
@@ -867,9 +868,9 @@ static void on_pressure(evutil_socket_t fd, short what, void *arg)
     evtimer_add(table->pressure, &(struct timeval){ .tv_sec = 1 });
 }
 
-void connection_wait_memory(struct connection *conn)
+void connection_wait_memory(struct connection *conn, size_t size)
 {
-    buffer_wait(conn->server->buffers, &conn->memory);
+    buffer_wait(conn->server->buffers, &conn->export->buffers, size, &conn->memory);
     conn->paused = true;
     if (!evtimer_pending(conn->table->pressure, NULL))
         evtimer_add(conn->table->pressure, &(struct timeval){ .tv_sec = 1 });

@@ -201,7 +201,7 @@ void connection_touch(struct connection *conn);
 
 /* Pause until payload memory has come back. Clients that hold some of it and have not moved a
  * byte for MEMORY_STALL_S meanwhile are closed: they may only hold up themselves. */
-void connection_wait_memory(struct connection *conn);
+void connection_wait_memory(struct connection *conn, size_t size);
 
 /* Take input again, after a pause, an opening or a completion. */
 void connection_resume(struct connection *conn);

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "nbd-runner/handler.h"
+#include "buffer.h"
 #include "counters.h"
 #include "handler.h"
 
@@ -98,6 +99,7 @@ struct export {
     unsigned submitted;                /* requests and scans that the handler has */
     uint64_t flushed_changes;          /* of `changes`: what the last flush covers */
     unsigned losses;                   /* times that changes were lost with the backstore */
+    struct buffer_share buffers;       /* of its requests */
     unsigned orphans;                  /* requests that were answered, but not by the storage */
     uint64_t orphan_bytes;             /* of their buffers */
 

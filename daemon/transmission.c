@@ -388,7 +388,8 @@ void transmission_file_failed(struct connection *conn, struct request *request, 
 
     command_report(conn, request->type, request->offset, request->length, error);
     /* A simple reply has said success already; nothing can take that back. */
-    padding = conn->structured ? buffer_alloc(connection_buffers(conn), rest, true) : NULL;
+    padding = conn->structured ? buffer_alloc(connection_buffers(conn), &conn->export->buffers,
+                                              rest, true) : NULL;
     if (padding == NULL) {
         connection_close(conn, "the storage failed in the middle of a reply");
         return;
@@ -419,7 +420,7 @@ static void on_loaded(struct request *request, int result)
     if (result == 0) {
         take_rest(request, request->rq.data);
     } else {
-        buffer_free(connection_buffers(conn), request->rq.data,
+        buffer_free(connection_buffers(conn), &conn->export->buffers, request->rq.data,
                     request->data_length - sent_data(request));
         transmission_file_failed(conn, request, result);
     }
@@ -433,7 +434,8 @@ void transmission_load(struct connection *conn, struct request *request)
     request->rq.offset = request->offset + done;
     request->rq.length = request->length - done;
     request->rq.flags = 0;
-    request->rq.data = buffer_alloc(connection_buffers(conn), request->rq.length, true);
+    request->rq.data = buffer_alloc(connection_buffers(conn), &conn->export->buffers,
+                                    request->rq.length, true);
     if (request->rq.data == NULL) {
         transmission_file_failed(conn, request, -ENOMEM);
         return;
