@@ -304,7 +304,8 @@ static void unlink_from(struct connection_table *table, struct connection *conn)
 /* Nothing refers to it any more. */
 static void reap(struct connection *conn)
 {
-    connection_log(conn, NBD_LOG_INFO, "disconnected: %s (%" G_GUINT64_FORMAT " requests, "
+    connection_log(conn, conn->silent ? NBD_LOG_DEBUG : NBD_LOG_INFO,
+                   "disconnected: %s (%" G_GUINT64_FORMAT " requests, "
                    "%" G_GUINT64_FORMAT " bytes read, %" G_GUINT64_FORMAT " written)", conn->why,
                    conn->requests, conn->read_bytes, conn->write_bytes);
     unlink_from(conn->table, conn);
@@ -662,6 +663,7 @@ static void take(struct connection *conn, uint8_t *scratch, size_t length)
 
 static void on_end_of_input(struct connection *conn, ssize_t n, int error, size_t kept)
 {
+    conn->silent = conn->phase == PHASE_GREETING && kept == 0;
     if (n < 0)
         connection_close(conn, error == ECONNRESET ? "the client went away" : strerror(error));
     else if (kept > 0 || conn->receiving != NULL)
@@ -916,17 +918,16 @@ static void append(struct connection_table *table, struct connection *conn)
     table->count++;
 }
 
-/* The sentence against letting the peer in at all, or NULL. */
-static const char *no_admission(const struct connection_table *table,
-                                const struct sockaddr *peer)
+int connection_table_admits(const struct connection_table *table, const struct sockaddr *peer,
+                            struct nbd_failure *why)
 {
     if (!acl_allows(table->allowed, peer))
-        return "its address is not in nbd_allow";
+        return nbd_fail(why, EACCES, "its address is not in nbd_allow");
     if (table->draining)
-        return "the server is shutting down";
+        return nbd_fail(why, EBUSY, "the server is shutting down");
     if (table->count >= table->limits.max_connections + HANDSHAKES_BEYOND)
-        return "far beyond max_connections";
-    return NULL;
+        return nbd_fail(why, EMFILE, "far beyond max_connections");
+    return 0;
 }
 
 /* Who keeps knocking must not fill the log: one line a second at most. */
@@ -964,11 +965,11 @@ static void remember_address(struct connection *conn, const struct sockaddr *pee
 void connection_accept(void *arg, int fd, const struct sockaddr *peer)
 {
     struct connection_table *table = arg;
-    const char *why_not = no_admission(table, peer);
+    struct nbd_failure why_not;
     struct connection *conn;
 
-    if (why_not != NULL) {
-        turn_away(table, fd, peer, why_not);
+    if (connection_table_admits(table, peer, &why_not) < 0) {
+        turn_away(table, fd, peer, why_not.message);
         return;
     }
     conn = g_new0(struct connection, 1);

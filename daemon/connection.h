@@ -87,6 +87,7 @@ struct connection {
     bool again;                     /* has kept input that may be taken without new bytes */
     bool taking;                    /* in its turn: what completes is flushed at the end */
     bool recheck;                   /* replies have waited: is their data still cached? */
+    bool silent;                    /* has left after our greeting: a look whether we answer */
     bool over_limit;                /* may negotiate, but not use an export */
     struct connection *next_dirty;
     struct buffer_waiter memory;    /* waits for a payload buffer */
@@ -148,6 +149,10 @@ void connection_table_set_limits(struct connection_table *table, unsigned max_co
  * names the entry, and nothing has changed. */
 int connection_table_allow(struct connection_table *table, const char *const *allowed,
                            struct nbd_failure *why);
+
+/* Would this peer be let in now? -EACCES: nbd_allow; -EBUSY: stopping; -EMFILE: too many. */
+int connection_table_admits(const struct connection_table *table, const struct sockaddr *peer,
+                            struct nbd_failure *why);
 
 /* Begin to end them all (server->stopping is set): nobody is let in, what is in flight is
  * answered, what comes is refused with ESHUTDOWN for a moment, then each is closed. */

@@ -5,6 +5,7 @@
  */
 #include "control.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <pwd.h>
 #include <stdarg.h>
@@ -69,6 +70,8 @@ static const struct rpc_procedure procedures[] = {
                     .start = control_reload },
     [NR_COUNTERS] = PROCEDURE("COUNTERS", nr_counters_args, nr_counters_res,
                               control_counters),
+    [NR_ADMISSION] = PROCEDURE("ADMISSION", nr_admission_args, nr_admission_res,
+                               control_admission),
     [NR_LOG_LEVEL] = PROCEDURE("LOG_LEVEL", nr_level_args, nr_void_res, control_log_level),
 };
 
@@ -414,6 +417,32 @@ void control_status(struct rpc_call *call, void *args, void *arg)
     g_free(status->nbd_endpoints.nbd_endpoints_val);
     g_free(status->handlers.handlers_val);
     g_string_chunk_free(texts);
+}
+
+/* So that a health check need not try, and be logged as one more that was turned away. */
+void control_admission(struct rpc_call *call, void *args, void *arg)
+{
+    const nr_admission_args *a = args;
+    const struct server *server = arg;
+    nr_admission_res result = { .code = NR_OK };
+    nr_admission *admission = &result.nr_admission_res_u.admission;
+    struct sockaddr_in v4 = { .sin_family = AF_INET };
+    struct sockaddr_in6 v6 = { .sin6_family = AF_INET6 };
+    const struct sockaddr *from = (struct sockaddr *)&v4;
+    struct nbd_failure why = { 0 };
+
+    if (inet_pton(AF_INET6, a->address, &v6.sin6_addr) == 1) {
+        from = (struct sockaddr *)&v6;
+    } else if (inet_pton(AF_INET, a->address, &v4.sin_addr) != 1) {
+        g_autofree char *quoted = log_quote(a->address, strlen(a->address));
+
+        control_refuse(call, NR_EINVAL, EINVAL, "%s is no IPv4 or IPv6 address", quoted);
+        return;
+    }
+    if (connection_table_admits(server->connections, from, &why) < 0)
+        admission->code = why.code == EACCES ? NR_EPERM : control_code_of(why.code);
+    admission->why = why.message;
+    rpc_reply(call, &result);
 }
 
 void control_log_level(struct rpc_call *call, void *args, void *arg)

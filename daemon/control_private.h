@@ -20,8 +20,8 @@
 /* A procedure of the table in control.c; arg is the struct server. */
 typedef void control_procedure(struct rpc_call *call, void *args, void *arg);
 
-control_procedure control_hello, control_status, control_log_level, control_handlers;
-                                                                         /* control.c */
+control_procedure control_hello, control_status, control_log_level, control_handlers,
+    control_admission;                                                   /* control.c */
 control_procedure control_create, control_delete;                        /* control_export.c */
 control_procedure control_export_set, control_export_settings, control_acl_get,
     control_acl_set;                                                     /* control_set.c */

@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "connection.h"
 #include "control.h"
 #include "control_private.h"
 #include "log.h"
@@ -983,6 +984,50 @@ static void hello_and_status_tell_what_runs(void **state)
     FREE(nr_status_res, &status);
 }
 
+static nr_admission_res admission(struct fixture *f, const char *address)
+{
+    nr_admission_args args = { .address = (char *)address };
+    nr_admission_res result;
+
+    CALL(f, NR_ADMISSION, nr_admission_args, &args, nr_admission_res, &result);
+    return result;
+}
+
+static void expect_admission(struct fixture *f, const char *address, nr_code code,
+                             const char *part)
+{
+    nr_admission_res result = admission(f, address);
+
+    assert_int_equal(result.code, NR_OK);
+    assert_int_equal(result.nr_admission_res_u.admission.code, code);
+    assert_non_null(strstr(result.nr_admission_res_u.admission.why, part));
+    FREE(nr_admission_res, &result);
+}
+
+static void who_would_be_turned_away_is_told_why_without_trying(void **state)
+{
+    static const char *const allowed[] = { "10.0.0.0/8", NULL };
+    struct fixture *f = *state;
+    struct connection_table *table = f->server->connections;
+    struct nbd_failure why;
+    nr_admission_res result;
+
+    expect_admission(f, "192.0.2.7", NR_OK, "");
+    assert_int_equal(connection_table_allow(table, allowed, &why), 0);
+    expect_admission(f, "10.1.2.3", NR_OK, "");
+    expect_admission(f, "::ffff:10.1.2.3", NR_OK, "");
+    expect_admission(f, "192.0.2.7", NR_EPERM, "nbd_allow");
+    expect_admission(f, "::1", NR_EPERM, "nbd_allow");
+
+    result = admission(f, "localhost");
+    expect_refusal(result.code, &result.nr_admission_res_u.err, NR_EINVAL, "\"localhost\"");
+    FREE(nr_admission_res, &result);
+
+    connection_table_drain(table);
+    expect_admission(f, "10.1.2.3", NR_EBUSY, "shutting down");
+    assert_int_equal(connection_turned_away(table), 0);
+}
+
 static nr_counters_res counters(struct fixture *f, const char *name, const char *after,
                                 unsigned limit)
 {
@@ -1453,6 +1498,7 @@ int main(void)
         TEST(a_mapping_that_is_removed_by_force_during_premap_is_refused),
         TEST(lists_are_sorted_filtered_and_paged),
         TEST(hello_and_status_tell_what_runs),
+        TEST(who_would_be_turned_away_is_told_why_without_trying),
         TEST(counters_come_in_pages_and_their_total_with_the_first),
         TEST(a_stopping_daemon_refuses_changes),
         TEST(the_log_level_is_set_by_number),
