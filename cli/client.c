@@ -62,6 +62,7 @@ static const struct {
     PROCEDURE(NR_JOBS, nr_jobs_args, nr_jobs_res),
     PROCEDURE(NR_JOB_CANCEL, nr_id_args, nr_job_res),
     PROCEDURE(NR_SYNC, nr_name_args, nr_job_res),
+    PROCEDURE(NR_ADMISSION, nr_admission_args, nr_admission_res),
     PROCEDURE(NR_LOG_LEVEL, nr_level_args, nr_void_res),
     [NR_HANDLERS] = {(xdrproc_t)xdr_nothing, (xdrproc_t)xdr_nr_handlers_res,
                      sizeof(nr_handlers_res)},
@@ -171,6 +172,11 @@ void client_close(struct client *client)
 const struct address *client_address(const struct client *client)
 {
     return &client->address;
+}
+
+bool client_remote_host(const struct client *client, char *ret_host, size_t size)
+{
+    return !net_is_local(client->fd) && net_peer(client->fd, ret_host, size);
 }
 
 /* ---- One call ---- */

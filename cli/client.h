@@ -34,6 +34,9 @@ void client_free(u_long procedure, void *res);
 /* Where it is connected to. */
 const struct address *client_address(const struct client *client);
 
+/* Where TCP clients of it find that host, as a number; false when it is this host. */
+bool client_remote_host(const struct client *client, char *ret_host, size_t size);
+
 /* How an nr_code is called in JSON: "ENOENT". */
 const char *code_name(nr_code code);
 

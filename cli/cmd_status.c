@@ -5,6 +5,7 @@
 #include "answer.h"
 #include "command.h"
 #include "counting.h"
+#include "greeting.h"
 #include "output.h"
 #include "size.h"
 
@@ -12,6 +13,8 @@
 #include <inttypes.h>
 #include <string.h>
 #include <strings.h>
+
+#define LOOK_MS 3000 /* whether NBD answers, at all addresses together */
 
 const struct word words_status[] = {
     {.name = "EXPORT",
@@ -138,7 +141,8 @@ static void say_counting(GString *line, const nr_counters_ok *head)
                       head->metrics_endpoints.metrics_endpoints_len);
 }
 
-static void say_status(struct cli *cli, const nr_status *status, const nr_counters_ok *head)
+static void say_status(struct cli *cli, const nr_status *status, const nr_counters_ok *head,
+                       const char *answers)
 {
     g_autoptr(GString) line = g_string_new(NULL);
 
@@ -162,6 +166,7 @@ static void say_status(struct cli *cli, const nr_status *status, const nr_counte
                   status->nbd_endpoints.nbd_endpoints_len);
     say_handlers(line, status);
     say_counting(line, head);
+    say_pair(line, "nbd_answers", answers);
     if (status->state_error[0] != '\0')
         say_pair(line, "last_error", status->state_error);
     cli_say(cli, "%s", line->str);
@@ -182,18 +187,86 @@ static json_object *status_counting_json(const nr_status *status, const nr_count
     return object;
 }
 
+/* ---- Does NBD answer? ---- */
+
+/* The address is spelled as in nbd_endpoints. */
+static json_object *greeting_json(const nr_endpoint *endpoint, const struct greeting *greeting)
+{
+    json_object *object = json_object_new_object();
+    g_autofree char *text = endpoint_text(endpoint);
+
+    json_put_text(object, "address", text);
+    json_put_text(object, "answer", answer_word(greeting->answer));
+    json_put_optional(object, "message", greeting->message);
+    return object;
+}
+
+static int fail_unseen(const struct greeting *greetings, u_int n, struct failure *why)
+{
+    for (u_int i = 0; i < n; i++)
+        if (greetings[i].answer == ANSWER_NOT_ADMITTED)
+            return fail_with(why, STATUS_FAILED,
+                             "the daemon runs; whether NBD answers cannot be seen from here: %s",
+                             greetings[i].message);
+    return fail_with(why, STATUS_FAILED,
+                     "the daemon runs; whether NBD answers can only be seen on its own host");
+}
+
+/* One answer is enough where the others cannot be seen; one that fails is a failure. */
+static int judge_greetings(const struct greeting *greetings, u_int n, struct failure *why)
+{
+    bool any = false;
+
+    if (n == 0)
+        return fail_with(why, STATUS_FAILED, "the daemon runs, but listens nowhere for NBD "
+                                             "clients; it is stopping, or its log tells why");
+    for (u_int i = 0; i < n; i++) {
+        if (greetings[i].answer == ANSWER_NO)
+            return fail_with(why, STATUS_FAILED,
+                             "the daemon runs, but NBD does not answer at %s: %s",
+                             greetings[i].address, greetings[i].message);
+        any = any || greetings[i].answer == ANSWER_YES;
+    }
+    return any ? 0 : fail_unseen(greetings, n, why);
+}
+
+/* Each address gets its share of what is left of the time. */
+static int look_at_ports(struct cli *cli, const nr_status *status, GString *words,
+                         json_object *array, struct failure *why)
+{
+    const nr_endpoint *endpoints = status->nbd_endpoints.nbd_endpoints_val;
+    u_int n = status->nbd_endpoints.nbd_endpoints_len;
+    int64_t deadline = deadline_in_ms(MIN(LOOK_MS, cli_timeout_ms(cli)));
+    g_autofree struct greeting *greetings = g_new0(struct greeting, n + 1);
+
+    for (u_int i = 0; i < n; i++) {
+        greeting_look(cli->client, &endpoints[i], deadline_left_ms(deadline) / (n - i),
+                      &greetings[i]);
+        g_string_append_printf(words, "%s%s", i > 0 ? "," : "",
+                               answer_word(greetings[i].answer));
+        json_object_array_add(array, greeting_json(&endpoints[i], &greetings[i]));
+    }
+    return judge_greetings(greetings, n, why);
+}
+
 static int status_daemon(struct cli *cli, const nr_status *status, struct failure *why)
 {
     struct counting counting;
+    g_autoptr(GString) answers = g_string_new(NULL);
+    json_object *object, *array;
     int r = counting_fetch(cli, NULL, &counting, why);
 
     if (r != 0)
         return r;
-    say_status(cli, status, counting.head);
-    json_object_object_add(cli_answer(cli), "status",
-                           status_counting_json(status, counting.head));
+    array = json_object_new_array();
+    r = look_at_ports(cli, status, answers, array, why);
+    say_status(cli, status, counting.head, answers->str);
+    object = status_counting_json(status, counting.head);
+    json_object_object_add(object, "nbd_answers", array);
+    json_object_object_add(cli_answer(cli), "status", object);
+    cli->partly = true;
     counting_clear(&counting);
-    return 0;
+    return r;
 }
 
 int cmd_status(struct cli *cli, struct failure *why)

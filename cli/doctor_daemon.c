@@ -6,14 +6,13 @@
  */
 #include "answer.h"
 #include "doctor.h"
+#include "greeting.h"
 #include "listing.h"
 #include "net.h"
 
 #include <glib.h>
 #include <string.h>
 #include <unistd.h>
-
-#include "nbd_protocol.h"
 
 #define NBD_PORT 24111
 #define TRY_MS 5000
@@ -121,62 +120,30 @@ static void check_handlers(struct report *report)
 
 /* ---- The NBD port ---- */
 
-/* Where an endpoint is from here; false when that cannot be said. */
-static bool locate(const struct report *report, const nr_endpoint *endpoint,
-                   struct address *ret_address)
-{
-    const struct address *daemon = client_address(report->cli->client);
-    static const char *const any[] = {"", "0.0.0.0", "::", "*"};
-    bool is_any = false;
-
-    if (g_str_has_prefix(endpoint->addr, "unix:")) {
-        g_strlcpy(ret_address->unix_path, endpoint->addr + 5, sizeof(ret_address->unix_path));
-        return daemon->unix_path[0] != '\0';
-    }
-    for (size_t i = 0; i < G_N_ELEMENTS(any); i++)
-        is_any = is_any || strcmp(endpoint->addr, any[i]) == 0;
-    g_strlcpy(ret_address->host,
-              !is_any                        ? endpoint->addr
-              : daemon->unix_path[0] != '\0' ? "localhost"
-                                             : daemon->host,
-              sizeof(ret_address->host));
-    ret_address->port = (uint16_t)endpoint->port;
-    return true;
-}
-
-static int read_greeting(const struct address *address, const char *name, struct failure *why)
-{
-    int64_t deadline = deadline_in_ms(TRY_MS);
-    int fd = net_connect(address, NULL, deadline, why);
-    uint64_t magic[2];
-    int r;
-
-    if (fd < 0)
-        return why->status;
-    r = net_read(fd, magic, sizeof(magic), deadline, name, why);
-    close(fd);
-    if (r == 0 &&
-        (GUINT64_FROM_BE(magic[0]) != NBD_MAGIC || GUINT64_FROM_BE(magic[1]) != NBD_IHAVEOPT))
-        r = fail_with(why, STATUS_FAILED, "what answers at %s is no NBD server", name);
-    return r;
-}
-
 static void check_nbd_port(struct report *report, const nr_endpoint *endpoint)
 {
-    struct address address = {.port = 0};
-    char text[ADDRESS_MAX];
-    struct failure why;
+    struct greeting greeting;
 
-    if (!locate(report, endpoint, &address))
+    greeting_look(report->cli->client, endpoint, TRY_MS, &greeting);
+    switch (greeting.answer) {
+    case ANSWER_YES:
+        report_add(report, FINDING_OK, "ports", NULL, "NBD answers at %s", greeting.address);
         return;
-    address_format(&address, text);
-    if (read_greeting(&address, text, &why) == 0)
-        report_add(report, FINDING_OK, "ports", NULL, "NBD answers at %s", text);
-    else
+    case ANSWER_NO:
         report_add(report, FINDING_PROBLEM, "ports",
-                   "is a firewall between, or nbd_allow set, or the limit of connections "
-                   "reached? The daemon's log tells",
-                   "no NBD at %s: %s", text, why.message);
+                   "is a firewall between, or the limit of connections reached? The daemon's "
+                   "log tells",
+                   "no NBD at %s: %s", greeting.address, greeting.message);
+        return;
+    case ANSWER_NOT_ADMITTED:
+        report_add(report, FINDING_WARNING, "ports",
+                   "have this address put into nbd_allow, if clients are to run here",
+                   "whether NBD answers at %s cannot be seen from here: %s", greeting.address,
+                   greeting.message);
+        return;
+    case ANSWER_NOT_REACHABLE:
+        return; /* not meant for us */
+    }
 }
 
 static void check_ports(struct report *report, const nr_status *status)

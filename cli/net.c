@@ -304,3 +304,66 @@ int net_connect(const struct address *address, const char *bind_host, int64_t de
         fail_with(why, STATUS_UNREACHABLE, "cannot connect to %s: %s", text, strerror(-fd));
     return -1;
 }
+
+/* ---- Which hosts ---- */
+
+typedef int name_of_end(int fd, struct sockaddr *address, socklen_t *length);
+
+static bool name_end(int fd, name_of_end *get, char *ret_host, size_t size)
+{
+    struct sockaddr_storage storage;
+    struct sockaddr *address = (struct sockaddr *)&storage;
+    socklen_t length = sizeof(storage);
+
+    return get(fd, address, &length) == 0 && address->sa_family != AF_UNIX &&
+           getnameinfo(address, length, ret_host, (socklen_t)size, NULL, 0, NI_NUMERICHOST) == 0;
+}
+
+bool net_peer(int fd, char *ret_host, size_t size)
+{
+    return name_end(fd, getpeername, ret_host, size);
+}
+
+bool net_is_local(int fd)
+{
+    char theirs[NI_MAXHOST], ours[NI_MAXHOST];
+
+    if (!name_end(fd, getpeername, theirs, sizeof(theirs)))
+        return true; /* a Unix socket */
+    return net_is_loopback(theirs) || (name_end(fd, getsockname, ours, sizeof(ours)) &&
+                                       strcmp(theirs, ours) == 0);
+}
+
+bool net_is_loopback(const char *host)
+{
+    struct in_addr v4;
+    struct in6_addr v6;
+
+    if (inet_pton(AF_INET, host, &v4) == 1)
+        return ntohl(v4.s_addr) >> 24 == 127;
+    return inet_pton(AF_INET6, host, &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
+}
+
+bool net_source(const struct address *address, char *ret_host, size_t size)
+{
+    struct addrinfo *to = NULL;
+    bool found = false;
+    int problem;
+
+    if (address->unix_path[0] == '\0')
+        to = resolve(address->host, address->port, AF_UNSPEC, 0, &problem);
+    for (struct addrinfo *ai = to; ai != NULL && !found; ai = ai->ai_next) {
+        int fd = socket(ai->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+        if (fd < 0)
+            continue;
+        found = connect(fd, ai->ai_addr, ai->ai_addrlen) == 0 &&
+                name_end(fd, getsockname, ret_host, size);
+        close(fd);
+    }
+    if (to != NULL)
+        freeaddrinfo(to);
+    if (found)
+        ret_host[strcspn(ret_host, "%")] = '\0'; /* the interface of a link-local one */
+    return found;
+}

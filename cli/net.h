@@ -8,6 +8,7 @@
 
 #include "failure.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -34,6 +35,15 @@ const char *address_format(const struct address *address, char text[ADDRESS_MAX]
 /* A connected, non-blocking, close-on-exec socket, or -1. bind_host may be NULL. */
 int net_connect(const struct address *address, const char *bind_host, int64_t deadline,
                 struct failure *why);
+
+/* The other end of a connected TCP socket, as a number. False: it is none. */
+bool net_peer(int fd, char *ret_host, size_t size);
+/* Is the other end on this host? */
+bool net_is_local(int fd);
+bool net_is_loopback(const char *host); /* a number */
+/* The address of this host that a connection to there would come from; sends nothing. False:
+ * there is no way there, or it is a Unix socket. */
+bool net_source(const struct address *address, char *ret_host, size_t size);
 
 /* Whole blocks. `peer` is for the sentence: "the daemon at unix:/run/...". */
 int net_write(int fd, const void *data, size_t length, int64_t deadline, const char *peer,
