@@ -181,35 +181,40 @@ static int check_size(const struct word *word, const char *text, uint64_t bytes,
     return 0;
 }
 
-static int take_value(struct words *words, size_t i, const char *text, struct failure *why)
+/* A text gives no number. */
+static int parse_value(const struct word *word, const char *text, uint64_t *ret_number,
+                       struct failure *why)
 {
-    const struct word *word = words->slot[i].word;
     const char *problem = NULL;
-    uint64_t number = 0;
-    int r = 0;
 
     switch (word->type) {
     case TYPE_TEXT:
-        r = check_text(word, text, why);
-        break;
+        return check_text(word, text, why);
     case TYPE_NUMBER:
-        problem = number_parse(text, &number);
+        problem = number_parse(text, ret_number);
         break;
     case TYPE_SECONDS:
-        problem = seconds_parse(text, &number);
+        problem = seconds_parse(text, ret_number);
         break;
     case TYPE_SIZE:
     case TYPE_LENGTH:
     case TYPE_OFFSET:
-        problem = size_parse(text, &number);
+        problem = size_parse(text, ret_number);
         break;
     }
     if (problem != NULL)
         return fail_with(why, STATUS_USAGE, "%s '%.64s' %s", word->name, text, problem);
-    if (r == 0 && (word->type == TYPE_NUMBER || word->type == TYPE_SECONDS))
-        r = check_range(word, text, number, why);
-    else if (r == 0)
-        r = check_size(word, text, number, why);
+    if (word->type == TYPE_NUMBER || word->type == TYPE_SECONDS)
+        return check_range(word, text, *ret_number, why);
+    return check_size(word, text, *ret_number, why);
+}
+
+static int take_value(struct words *words, size_t i, const char *text, struct failure *why)
+{
+    const struct word *word = words->slot[i].word;
+    uint64_t number = 0;
+    int r = parse_value(word, text, &number, why);
+
     if (r != 0)
         return r;
     if (word->type == TYPE_SIZE) {

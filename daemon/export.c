@@ -164,6 +164,43 @@ static void set_changeable(struct export *export, const struct export_spec *spec
 }
 
 /* Takes over name and acl. */
+/* NULL: it has none yet. */
+static void set_id(struct export *export, const char *id)
+{
+    g_autofree char *made = id == NULL ? g_uuid_string_random() : NULL;
+
+    g_strlcpy(export->id, id != NULL ? id : made, sizeof(export->id));
+}
+
+/* What stays as it is. */
+static void set_definition(struct export *export, const struct export_spec *spec)
+{
+    export->handler_name = g_strdup(spec->handler);
+    export->target = g_strdup(spec->target);
+    export->origin = spec->origin;
+    export->origin_file = g_strdup(spec->origin_file != NULL ? spec->origin_file : "");
+    export->size = spec->size;
+    export->serve_bytes = spec->serve_bytes;
+    export->flags_off = spec->flags_off;
+    export->flags_on = spec->flags_on;
+    export->prealloc = spec->prealloc;
+    export->readonly = spec->readonly;
+    export->sync = spec->sync;
+    export->created_us = spec->created_us != 0 ? spec->created_us : g_get_real_time();
+    set_opts(export, spec->opts);
+}
+
+/* What the handler sees; set_opts() has been called. */
+static void set_device(struct export *export)
+{
+    export->dev.name = export->name;
+    export->dev.target = export->target;
+    export->dev.readonly = export->readonly;
+    export->dev.prealloc = export->prealloc;
+    export->dev.trusted = export->origin != EXPORT_BY_RPC;
+    export->dev.size = export->size;
+}
+
 struct export *export_new(struct registry *registry, const struct export_spec *spec,
                           char *name, struct acl *acl)
 {
@@ -178,39 +215,16 @@ struct export *export_new(struct registry *registry, const struct export_spec *s
     x->retry_s = RETRY_MIN_S;
     x->closers = g_array_new(FALSE, FALSE, sizeof(struct closer));
     export->server = registry->server;
-    if (spec->id != NULL) {
-        g_strlcpy(export->id, spec->id, sizeof(export->id));
-    } else {
-        g_autofree char *id = g_uuid_string_random();
-
-        g_strlcpy(export->id, id, sizeof(export->id));
-    }
+    set_id(export, spec->id);
     export->name = name;
     set_changeable(export, spec, acl);
-    export->handler_name = g_strdup(spec->handler);
-    export->target = g_strdup(spec->target);
-    export->origin = spec->origin;
-    export->origin_file = g_strdup(spec->origin_file != NULL ? spec->origin_file : "");
-    export->size = spec->size;
-    export->serve_bytes = spec->serve_bytes;
-    export->flags_off = spec->flags_off;
-    export->flags_on = spec->flags_on;
-    export->prealloc = spec->prealloc;
-    export->readonly = spec->readonly;
-    export->sync = spec->sync;
-    export->created_us = spec->created_us != 0 ? spec->created_us : g_get_real_time();
+    set_definition(export, spec);
+    set_device(export);
     export->min_block = 1;
     export->pref_block = 4096;
     export->logical_block = 512;
     export->mappings = g_ptr_array_new();
     export->blocked_tail = &export->blocked;
-    set_opts(export, spec->opts);
-    export->dev.name = export->name;
-    export->dev.target = export->target;
-    export->dev.readonly = spec->readonly;
-    export->dev.prealloc = spec->prealloc;
-    export->dev.trusted = spec->origin != EXPORT_BY_RPC;
-    export->dev.size = spec->size;
     export->handler = handler_find(registry->server->handlers, spec->handler);
     export->io = export->handler;
     return export;

@@ -456,6 +456,23 @@ static void set_logical_block(struct export *export, int64_t size)
         export->logical_block = (uint32_t)size;
 }
 
+/* But for its options and its access list, which own memory. */
+static void to_spec(struct reader *reader, struct export_spec *spec)
+{
+    spec->name = read_string(reader, "name", true);
+    spec->description = read_string(reader, "description", false);
+    spec->handler = read_string(reader, "handler", true);
+    spec->target = read_string(reader, "target", true);
+    spec->size = (uint64_t)read_number(reader, "size", INT64_MAX, true);
+    spec->prealloc = read_bool(reader, "prealloc");
+    spec->readonly = read_bool(reader, "readonly");
+    spec->created_us = read_time(reader, "created_at");
+    spec->hidden = read_bool(reader, "hidden");
+    spec->max_connections = (unsigned)read_number(reader, "max_connections", UINT_MAX, false);
+    spec->request_timeout_s = (unsigned)read_number(reader, "request_timeout", UINT_MAX, false);
+    spec->drain_timeout_s = (unsigned)read_number(reader, "drain_timeout", UINT_MAX, false);
+}
+
 int store_json_to_export(struct server *server, const char *id, struct json_object *object,
                          struct export **ret_export, struct nbd_failure *why)
 {
@@ -471,19 +488,8 @@ int store_json_to_export(struct server *server, const char *id, struct json_obje
         return nbd_fail(why, EINVAL, "its id is no UUID");
     if (!json_object_is_type(object, json_type_object))
         return nbd_fail(why, EINVAL, "it is no object");
-    spec.name = read_string(&reader, "name", true);
-    spec.description = read_string(&reader, "description", false);
-    spec.handler = read_string(&reader, "handler", true);
-    spec.target = read_string(&reader, "target", true);
-    spec.size = (uint64_t)read_number(&reader, "size", INT64_MAX, true);
-    spec.prealloc = read_bool(&reader, "prealloc");
-    spec.readonly = read_bool(&reader, "readonly");
-    spec.created_us = read_time(&reader, "created_at");
+    to_spec(&reader, &spec);
     block = read_number(&reader, "blksize", INT64_MAX, false);
-    spec.hidden = read_bool(&reader, "hidden");
-    spec.max_connections = (unsigned)read_number(&reader, "max_connections", UINT_MAX, false);
-    spec.request_timeout_s = (unsigned)read_number(&reader, "request_timeout", UINT_MAX, false);
-    spec.drain_timeout_s = (unsigned)read_number(&reader, "drain_timeout", UINT_MAX, false);
     mappings = read_member(&reader, "mappings", json_type_array, false);
     if (reader.wrong == NULL && spec.name[0] == '\0')
         reader.wrong = "name";
