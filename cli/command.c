@@ -510,7 +510,9 @@ int command_main(int argc, char **argv, FILE *out)
     if (cli.json && cli.answer != NULL)
         json_print(cli.answer, out);
     if ((fflush(out) != 0 || ferror(out)) && status == 0) {
-        fprintf(stderr, "%s: writing the answer failed: %s\n", cli.prefix, strerror(errno));
+        if (errno != EPIPE) /* who reads, such as head, has seen enough */
+            fprintf(stderr, "%s: writing the answer failed: %s\n", cli.prefix,
+                    strerror(errno));
         status = STATUS_FAILED;
     }
     if (cli.answer != NULL)

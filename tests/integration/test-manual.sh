@@ -30,6 +30,16 @@ for word in help --help -h; do
     done
 done
 
+"$BUILDDIR/nbd-cli" help 2>"$T/err" | true
+same "nobody is told that who read has seen enough" "" "$(cat "$T/err")"
+
+# ---- the daemon's options: the help and the page ----
+options() { grep -oE -- '(^|[ ,|"(])-(-[a-z-]+|[a-zA-Z])\b' | tr -d ' ,|"(' | sort -u; }
+{ "$BUILDDIR/nbd-runner" help; "$BUILDDIR/nbd-runner" serve --help; } | options >"$T/help"
+sed 's/\\f[A-Z]//g; s/\\-/-/g' "$SRCDIR/docs/nbd-runner.8" | sed "s/systemctl.*//" | options >"$T/page"
+check "there are some" test "$(wc -l <"$T/help")" -gt 30
+same "options that are in the help or on the page only" "" "$(comm -3 "$T/help" "$T/page" | xargs)"
+
 # ---- options of handlers: the help, the page, and what the handler itself says ----
 of_help() { cli "$1" help | sed -n 's/^    \([a-z_]*\)=.*/\1/p' | sort | xargs; }
 of_handler() { # KIND TARGET
