@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
 #
 # The Debian packages: built from the tarball, without complaints of lintian; installed,
-# upgraded, removed and purged in a small Debian without running services. And what can be said
-# of the rpm spec on a Debian. NR_DEBS, NR_ROOT: see lib.sh.
+# upgraded, removed and purged in a small Debian without running services. NR_DEBS, NR_ROOT: see
+# lib.sh.
 . "$(dirname "$0")/lib.sh"
-requires lintian rpmspec rpmlint dpkg-deb
+requires lintian dpkg-deb
 requires_root
 
 need_debs
@@ -68,10 +68,3 @@ check "apt purges what has left something" apt purge nbd-runner
 check "the state is gone" test ! -e "$S/etc/nbd-runner/saveconfig.json"
 check "images are left all the same" grep -q precious "$S/var/lib/nbd-runner/images/disk"
 same "dpkg knows nothing of it" "" "$(state_of nbd-runner | sed 's,^not-installed *,,')"
-
-# ---- rpm ----
-check "the spec is well-formed" rpmspec -P "$SRCDIR/packaging/nbd-runner.spec"
-same "its version is ours" "$(sed -n 's/^AC_INIT(\[nbd-runner\], \[\(.*\)\])/\1/p' "$SRCDIR/configure.ac")" \
-    "$(rpmspec -q --srpm --qf '%{version}' "$SRCDIR/packaging/nbd-runner.spec")"
-rpmlint "$SRCDIR/packaging/nbd-runner.spec" >"$T/rpmlint" 2>&1
-check "rpmlint finds no error" grep -q ' 0 errors' "$T/rpmlint"
