@@ -125,6 +125,7 @@ static void unmap(struct nbd_device *dev)
     struct job *job = job_new(image, close_work, "close");
     int r;
 
+    silence_forget(image->session);
     job->session = g_steal_pointer(&image->session);
     if (job_run(job, &r, NULL))
         job_free(job);
@@ -213,6 +214,7 @@ static void exit_now(int status, void *arg)
  * threads would run on in libraries that are taken down under them: end before that. */
 static void fini(void)
 {
+    silence_fini();
     if (job_abandoned_count() == 0)
         return;
     host->log(NBD_LOG_WARNING, "ceph: %u calls to a cluster that does not answer are left "
@@ -246,5 +248,6 @@ struct nbd_handler *handler_init(const struct nbd_config *config)
 {
     host = config->host;
     open_init(config);
+    silence_init(config);
     return &handler;
 }

@@ -9,6 +9,7 @@
  *   ceph_open.c    opening and closing an image, and its lock
  *   ceph_create.c  making and removing images
  *   ceph_io.c      requests
+ *   ceph_silence.c requests that the cluster does not end
  *   ceph_extents.c where data is
  *
  * librbd blocks without end while too few OSDs are up, and nothing stops a call once it is
@@ -29,6 +30,8 @@
 #include "nbd-runner/handler.h"
 
 #define LIMIT_SECONDS 20 /* of silence: then a job is given up */
+
+#define SILENCE_SLOTS 4 /* see ceph_silence.c */
 
 /* What librbd says to a client that the cluster has shut out. */
 #define BLOCKLISTED (-ESHUTDOWN)
@@ -88,6 +91,12 @@ struct session {
     atomic_bool resizing;  /* by us */
     atomic_bool lost;      /* blocklisted: every request fails */
     atomic_uint extents_running;
+
+    /* ceph_silence.c's own. */
+    struct nbd_device *dev; /* while it is watched */
+    bool is_watched, silent;
+    atomic_uint slot;                     /* of requests that come now */
+    atomic_uint in_flight[SILENCE_SLOTS]; /* requests, by the slot in which they came */
 };
 
 /* ---- ceph_target.c ---- */
@@ -170,6 +179,23 @@ int ceph_delete(struct nbd_device *dev, struct nbd_failure *why);
 /* ---- ceph_io.c: loop thread ---- */
 
 void ceph_submit(struct nbd_request *rq);
+
+/* ---- ceph_silence.c ---- */
+
+void silence_init(const struct nbd_config *config);
+void silence_fini(void); /* loop thread */
+
+/* A request is given to librbd: what to keep for its end. Loop thread. */
+unsigned silence_begun(struct session *session, struct nbd_device *dev);
+
+/* A part of it has ended, another begins. Any thread. */
+unsigned silence_broken(struct session *session, unsigned slot);
+
+/* It has ended; before done(). Any thread. */
+void silence_ended(struct session *session, unsigned slot);
+
+/* The session is about to be closed: no request is in flight. Worker thread. */
+void silence_forget(struct session *session);
 
 /* ---- ceph_extents.c: worker thread ---- */
 

@@ -14,6 +14,7 @@
 struct __attribute__((may_alias)) progress {
     uint64_t done;  /* bytes of the request that are finished */
     uint64_t piece; /* bytes that are under way */
+    unsigned slot;  /* ceph_silence.c's */
 };
 
 _Static_assert(sizeof(struct progress) <= sizeof(((struct nbd_request *)0)->scratch),
@@ -51,6 +52,12 @@ static int answer_of(struct nbd_request *rq, ssize_t result)
     return (uint64_t)result == rq->length ? 0 : -EIO; /* the image has become shorter */
 }
 
+static void end(struct nbd_request *rq, int result)
+{
+    silence_ended(session_of(rq), progress_of(rq)->slot);
+    rq->done(rq, result);
+}
+
 static void on_piece_ended(rbd_completion_t completion, void *arg)
 {
     struct nbd_request *rq = arg;
@@ -59,10 +66,12 @@ static void on_piece_ended(rbd_completion_t completion, void *arg)
 
     rbd_aio_release(completion);
     progress->done += progress->piece;
-    if (result == 0 && progress->done < rq->length)
+    if (result == 0 && progress->done < rq->length) {
+        progress->slot = silence_broken(session_of(rq), progress->slot);
         start(rq);
-    else
-        rq->done(rq, result);
+    } else {
+        end(rq, result);
+    }
 }
 
 /* Pieces end where objects do. */
@@ -106,14 +115,14 @@ static void start(struct nbd_request *rq)
     int r = rbd_aio_create_completion(rq, on_piece_ended, &completion);
 
     if (r < 0) {
-        rq->done(rq, r);
+        end(rq, r);
         return;
     }
     progress->piece = piece_of(rq, offset);
     r = start_piece(rq, offset, progress->piece, completion);
     if (r < 0) {
         rbd_aio_release(completion);
-        rq->done(rq, answer_of(rq, r));
+        end(rq, answer_of(rq, r));
     }
 }
 
@@ -146,5 +155,6 @@ void ceph_submit(struct nbd_request *rq)
         return;
     }
     progress_of(rq)->done = 0;
+    progress_of(rq)->slot = silence_begun(session_of(rq), rq->dev);
     start(rq);
 }

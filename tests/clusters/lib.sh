@@ -97,3 +97,7 @@ end_ceph() {
     (exit $code)
     at_end
 }
+
+is_in_state() { # EXPORT STATE
+    [ "$(cli --json export show "$1" | json 'j["export"]["state"]')" = "$2" ]
+}

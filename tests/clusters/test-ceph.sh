@@ -133,10 +133,12 @@ sleep 0.2
 cluster signal STOP osd.0 osd.1 osd.2
 check "while all OSDs hang the daemon answers" timeout 2 "$BUILDDIR/nbd-cli" --dir "$D" status
 check "and serves others" timeout 2 nbdinfo --size "$(uri file/local)"
-sleep 3
+check "after half a minute the export is faulted" await 60 is_in_state ceph/rbd/a faulted
+check "for a reason" bash -c 'grep -q "has not answered a request for .rbd/a." "$0"' "$LOG"
 check "nothing has failed" kill -0 $copy
 cluster signal CONT osd.0 osd.1 osd.2
 check "the write ends when they go on" wait $copy
+check "the export is no longer faulted" await 30 is_in_state ceph/rbd/a ready
 check "the data is right again" copies "$T/data2" ceph/rbd/a
 beat_end "OSDs dead and stopped"
 

@@ -166,9 +166,6 @@ refuses "and not written" 1 "" qemu-io -f raw -c 'write 0 4k' "$(uri fixed)"
 standard_clients gluster/vol/disk
 
 # ---- bricks that die and stop ----
-is_in_state() { # EXPORT STATE
-    [ "$(cli --json export show "$1" | json 'j["export"]["state"]')" = "$2" ]
-}
 beat_start file/local
 run_writer() { # runs in the background; its output goes to $T/writer
     rm -f "$T/stop"
