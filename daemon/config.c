@@ -365,6 +365,7 @@ struct config *config_new(void)
         .stock_hosts = g_new0(char *, 1),
         .stock_socket = g_strdup(""),
         .allow_list = true,
+        .state_backup = true,
         .problems = g_ptr_array_new_with_free_func(g_free),
         .ignored = g_ptr_array_new_with_free_func(g_free),
     };

@@ -20,6 +20,7 @@ struct config {
     bool conf_dir_named;
     char *dir;          /* --dir: all of the instance is in here; "" = no such directory */
     char *state_file;   /* saveconfig.json */
+    bool state_backup;  /* keep the former one as .bak */
     char *pid_file;     /* "" = none */
     char *lock_file;    /* "" = none */
     char *handler_dir;

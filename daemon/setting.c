@@ -509,6 +509,8 @@ const struct setting settings[] = {
       .set = set_path, AT(dir) },
     { .options = "--state", .keys = "state_file", .argument = "FILE", .help = "saved state",
       .set = set_path, AT(state_file) },
+    { .keys = "state_backup", .argument = "BOOL", .set = set_bool, AT(state_backup),
+      .live = true },
     { .options = "--file-root", .keys = "file_roots", .argument = "DIR",
       .help = "where control may make images, repeatable", .set = add_path, AT(file_roots),
       .list = PATHS },

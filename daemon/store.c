@@ -305,6 +305,14 @@ static gboolean reference(void *name, void *fragment, void *array)
     return FALSE;
 }
 
+static enum predecessor next_predecessor(const struct store *store)
+{
+    bool is_usual = store->predecessor == PREDECESSOR_BACKUP;
+
+    return is_usual && !store->server->config->state_backup ? PREDECESSOR_DROP
+                                                            : store->predecessor;
+}
+
 static struct write *write_new(struct store *store)
 {
     struct write *write = g_new0(struct write, 1);
@@ -312,7 +320,7 @@ static struct write *write_new(struct store *store)
     write->store = store;
     write->path = g_strdup(store->real_path);
     write->generation = ++store->generation;
-    write->predecessor = store->predecessor;
+    write->predecessor = next_predecessor(store);
     write->exports = g_ptr_array_sized_new(store->exports.length);
     write->jobs = g_ptr_array_new_full(store->jobs->len, fragment_unref);
     write->extras = g_ptr_array_new_full(store->extras->len, fragment_unref);

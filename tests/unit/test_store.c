@@ -414,6 +414,21 @@ static void a_removed_export_is_gone(void **state)
     assert_file_has(fixture->bak, "\"name\": \"b\"");
 }
 
+static void without_state_backup_there_is_one_file(void **state)
+{
+    struct fixture *fixture = *state;
+
+    fixture->server.config->state_backup = false;
+    add_export(fixture, "a");
+    assert_int_equal(save(fixture), 0);
+    add_export(fixture, "b");
+    assert_int_equal(save(fixture), 0);
+    assert_int_equal(count_files(fixture, "saveconfig"), 1);
+    restart(fixture);
+
+    assert_int_equal(registry_size(fixture->server.registry), 2);
+}
+
 static void exports_of_the_configuration_are_not_kept(void **state)
 {
     struct fixture *fixture = *state;
@@ -1093,6 +1108,7 @@ int main(int argc, char **argv)
         TEST(a_mapping_comes_back_dead),
         TEST(finished_jobs_come_back_for_a_day),
         TEST(a_removed_export_is_gone),
+        TEST(without_state_backup_there_is_one_file),
         TEST(exports_of_the_configuration_are_not_kept),
         TEST(unknown_members_are_written_back),
         TEST(bad_entries_are_kept_and_not_served),
