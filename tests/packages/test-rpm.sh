@@ -23,6 +23,7 @@ check "packages are built from the tarball, with every file that is installed" \
     "$PACKAGES/build-rpms" "$T/rpms"
 [ $failures = 0 ] || exit 1
 rpm_of() { echo "$T/rpms/$1-$version"-*.x86_64.rpm; } # PACKAGE: its file
+same "rpmbuild has nothing to say" "" "$(grep -A5 -E '^(warning|error):|^RPM build' "$T/rpms/build.log")"
 for part in $PARTS; do
     rpm -qp --qf "[%{FILEMODES:perms} %{FILENAMES}\n]" "$(rpm_of $part)" | grep -v '/usr/lib/.build-id' >"$T/$part.list"
     check "there is a package $part" test -s "$T/$part.list"
