@@ -44,7 +44,8 @@ beat_start() { # EXPORT
 beat_end() { # WHAT-WENT-WRONG
     local gap idle
     touch "$T/beat-stop"
-    wait $beater $idle_beater
+    finish 20 $beater
+    finish 20 $idle_beater
     kill $idle_daemon
     gap=$(longest_gap busy) idle=$(longest_gap idle)
     check "$1: the heartbeat's longest gap was $gap ms (an idle daemon's $idle ms)" \

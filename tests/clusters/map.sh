@@ -21,7 +21,7 @@ map_in_guest() { # HANDLER TARGET COMMAND...
     local handler=$1 target=$2 guest
     shift 2
     mkdir "$T/share"
-    "$SRCDIR/tests/kernel/uml" --timeout 200 --show "$SRCDIR" --show "$BUILDDIR" \
+    "$SRCDIR/tests/kernel/uml" --timeout 400 --show "$SRCDIR" --show "$BUILDDIR" \
         --share "$T/share" --tap $TAP "$CLUSTERS/map-guest.sh" \
         "$handler" "$target" "$HOST_IP:$(port_of rpc)" "$T/share" >"$T/guest" 2>&1 &
     guest=$!
@@ -32,7 +32,7 @@ map_in_guest() { # HANDLER TARGET COMMAND...
         fail "the guest writes"
     fi
     touch "$T/share/go-on"
-    wait $guest
+    finish 420 $guest
     same "the guest ends with 0" 0 $?
     cat "$T/guest"
 }
@@ -48,7 +48,7 @@ holds_files() { # EXPORT
 
 # Again and again in the guest: make an export, map it, write, unmap and delete it.
 cycles_in_guest() { # HANDLER TARGET COUNT
-    "$SRCDIR/tests/kernel/uml" --timeout 200 --show "$SRCDIR" --show "$BUILDDIR" --tap $TAP \
+    "$SRCDIR/tests/kernel/uml" --timeout 400 --show "$SRCDIR" --show "$BUILDDIR" --tap $TAP \
         "$CLUSTERS/cycles-guest.sh" "$1" "$2" "$HOST_IP:$(port_of rpc)" "$3" >"$T/guest" 2>&1
     same "the guest ends with 0" 0 $?
     cat "$T/guest"

@@ -104,7 +104,7 @@ END
 client=$!
 stop_at_end+=($client)
 check "a client stays connected" await 10 test -e "$T/connected"
-check "the image is locked by us" await 5 lock_address a
+check "the image is locked by us" await 10 lock_address a
 rbdc resize a --size 80M >/dev/null 2>&1
 check "a change of size by others is noticed" await 10 is_logged "resized by somebody else"
 kill_daemon
@@ -131,8 +131,8 @@ timeout 120 nbdcopy --flush --requests=2 --request-size=8192 "$T/data2" "$(uri c
 copy=$!
 sleep 0.2
 cluster signal STOP osd.0 osd.1 osd.2
-check "while all OSDs hang the daemon answers" timeout 2 "$BUILDDIR/nbd-cli" --dir "$D" status
-check "and serves others" timeout 2 nbdinfo --size "$(uri file/local)"
+check "while all OSDs hang the daemon answers" timeout 10 "$BUILDDIR/nbd-cli" --dir "$D" status
+check "and serves others" timeout 10 nbdinfo --size "$(uri file/local)"
 check "after half a minute the export is faulted" await 60 is_in_state ceph/rbd/a faulted
 check "for a reason" bash -c 'grep -q "has not answered a request for .rbd/a." "$0"' "$LOG"
 check "nothing has failed" kill -0 $copy

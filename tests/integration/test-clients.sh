@@ -53,7 +53,7 @@ h = nbd.NBD()
 h.connect_uri(sys.argv[1])
 h.pread(512, 0)
 open(sys.argv[2], "w").close()
-time.sleep(60)' "$(uri many1)" "$T/attached" &
+time.sleep(600)' "$(uri many1)" "$T/attached" &
 stop_at_end+=($!)
 await 10 test -e "$T/attached"
 cli clients >"$T/table"

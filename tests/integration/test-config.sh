@@ -141,7 +141,7 @@ reload=$!
 check "a reload that makes something slowly holds up nobody" cli export list
 check "it still runs" kill -0 $reload
 rm "$T/hold"
-check "until that is made" wait $reload
+check "until that is made" finish 20 $reload
 check "and served" grep -q "added slow" "$T/slow"
 touch "$T/hold"
 define slower.conf '[slower]' 'backstore = fault' 'target = t2' "opt.create_hold = $T/hold" \
@@ -152,7 +152,7 @@ cli reload >/dev/null 2>&1 &
 reload=$!
 await 10 is_logged 'reload' "$from"
 check "the end of the daemon cancels it" stop_daemon
-wait $reload
+finish 20 $reload
 rm "$C/slow.conf" "$C/slower.conf" "$T/hold"
 
 # ---- at start ----

@@ -28,7 +28,7 @@ for ((round = 0; round < ROUNDS; round++)); do
     worker=$!
     sleep "0.$(printf '%03d' $((RANDOM % 300)))"   # the random moment
     kill_daemon
-    wait $worker
+    finish 60 $worker
     if "$PYTHON" -m json.tool "$D/saveconfig.json" >/dev/null 2>&1; then
         whole=$((whole + 1))
     elif [ ! -s "$T/answered" ] && [ ! -e "$D/saveconfig.json" ]; then

@@ -40,7 +40,7 @@ need_daemon
 "$PYTHON" "$PROTOCOL/test_shutdown.py" "pid=$DAEMON" "hold=$T/hold" $(addresses) ||
     failures=$((failures + 1))
 pid=$DAEMON
-check "the daemon ends when the last client has its answer" await 5 is_gone $pid
+check "the daemon ends when the last client has its answer" await 10 is_gone $pid
 kill -KILL $pid 2>/dev/null
 wait $pid
 same "with 0" 0 $?
@@ -65,5 +65,5 @@ kill -TERM $DAEMON
 check "the daemon ends when its drain_timeout is over" await 10 is_gone $DAEMON
 wait $DAEMON
 DAEMON=
-check "the client is not left waiting" await 5 is_gone $waiter
+check "the client is not left waiting" await 10 is_gone $waiter
 wait $waiter && pass "its connection was closed" || fail "its connection was closed" "$T/waiter"

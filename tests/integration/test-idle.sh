@@ -37,7 +37,7 @@ else
     check "they cost $grown KiB of memory, 16 MiB at most" test $grown -lt 16384
 fi
 touch "$T/end"
-wait $client
+finish 60 $client
 is_back() { [ "$(fds)" -le "$fds_before" ]; }
 check "their descriptors are closed" await 10 is_back
 check "the daemon ends with 0" stop_daemon

@@ -62,6 +62,6 @@ same "it is counted" 1 "$(cli --json export show file/folder/b | json 'j["export
 refuses "an export in use is not deleted" 1 "connect" cli file delete folder/b
 kill -KILL $client
 wait $client 2>/dev/null
-check "when the client is gone it is" await 5 cli file delete folder/b
+check "when the client is gone it is" await 10 cli file delete folder/b
 same "none is left" "" "$(export_names)"
 check "the daemon ends with 0" stop_daemon

@@ -8,7 +8,7 @@
 need_daemon
 check "an export" cli file create disk size 128M
 cat >"$T/stall.py" <<'EOF'
-import socket, struct, sys, time
+import json, socket, struct, subprocess, sys, time
 
 def client(path):
     s = socket.socket(socket.AF_UNIX)
@@ -33,20 +33,29 @@ def receive(s, n):
         data += part
     return data
 
+def lent_bytes():
+    done = subprocess.run([*sys.argv[2:], "--json", "status"], capture_output=True)
+    return json.loads(done.stdout)["status"]["payload_bytes"]
+
 def write(cookie, length, data):
     return struct.pack(">IHHQQI", 0x25609513, 0, 1, cookie, 0, length) + data
 
 stalled = [client(sys.argv[1]) for i in range(6)]
 for s in stalled:
     s.sendall(write(1, 64 << 20, b"x" * 1000))
-time.sleep(0.5)
+# Three of them fill the share that an export has; the others wait.
+end = time.monotonic() + 60
+while lent_bytes() < 3 * (64 << 20):
+    if time.monotonic() > end:
+        sys.exit("the daemon does not lend them memory")
+    time.sleep(0.05)
 other = client(sys.argv[1])
 start = time.monotonic()
 other.sendall(write(2, 1 << 20, b"y" * (1 << 20)))
 magic, error, cookie = struct.unpack(">IIQ", receive(other, 16))
 print("ok" if (magic, error, cookie) == (0x67446698, 0, 2) else "wrong", time.monotonic() - start)
 EOF
-"$PYTHON" "$T/stall.py" "$D/nbd.sock" >"$T/stall" 2>&1
+"$PYTHON" "$T/stall.py" "$D/nbd.sock" "$BUILDDIR/nbd-cli" --dir "$D" >"$T/stall" 2>&1
 same "another client's write is done all the same" ok "$(cut -d' ' -f1 <"$T/stall")"
 check "the log says who had to go" is_logged "held memory that others waited for"
 check "the daemon ends with 0" stop_daemon

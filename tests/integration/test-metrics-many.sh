@@ -20,7 +20,7 @@ check "all are scraped" "$HERE/get-page.py" "$PORT" /metrics
 cp "$T/out" "$T/page"
 for _ in 1 2 3 4; do "$HERE/get-page.py" "$PORT" /metrics >"$T/page"; done
 touch "$T/stop"
-wait $HEART
+finish 20 $HEART
 echo "# the client waited: $(tail -n 1 "$T/beat") ms at most"
 sed 1d "$T/page" >"$T/scrape"
 check "the scrape is whole" "$HERE/metrics.py" check "$T/scrape"

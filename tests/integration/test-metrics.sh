@@ -139,6 +139,6 @@ check "the end shows in the health" await 20 is_sick 'the daemon is stopping'
 scrape
 is "and in the metrics" 1 nbd_runner_stopping
 rm "$T/hold"
-wait "$DAEMON"
+finish 30 "$DAEMON"
 same "the daemon ends well" 0 $?
 DAEMON=

@@ -120,8 +120,14 @@ mark
 WATCHDOG_USEC=400000 need_daemon
 check "WATCHDOG comes" await 10 told '^WATCHDOG=1'
 kill -STOP "$DAEMON"
+is_stopped() { grep -q '^State:.*T' "/proc/$DAEMON/status"; }
+check "it is stopped" await 10 is_stopped
+# What it sent before is told before this.
+"$PYTHON" -c 'import socket, sys
+socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"MARK", sys.argv[1])' "$T/notify"
+check "what it sent until then is told" await 10 told '^MARK'
 before=$(wc -l <"$T/told")
-sleep 1
+sleep 1 # more than two of its times
 same "a process that stands still does not feed it" "$before" "$(wc -l <"$T/told")"
 kill -CONT "$DAEMON"
 mark

@@ -46,7 +46,7 @@ attach() { # EXPORT NUMBER: a client that checks what it writes
 }
 detach() { # NUMBER: it ends well
     touch "$T/stop$1"
-    wait "${clients[$1]}"
+    finish 30 "${clients[$1]}"
 }
 
 for i in a b c d e; do image $i.img; done
@@ -64,7 +64,7 @@ reloads=100 seen=0
 for ((i = 0; i < reloads; i++)); do
     define new.conf "new$i" d.img
     hup
-    await 5 lists "new$i" || break
+    await 10 lists "new$i" || break
     seen=$((seen + 1))
 done
 same "a new file is listed after each of $reloads reloads" $reloads $seen
@@ -86,7 +86,7 @@ check "fewer reloads than signals ($count)" test "$count" -le 51
 attach a 4
 rm "$C/a.conf"
 hup
-check "a removed export is no longer listed" await 5 lists_not a
+check "a removed export is no longer listed" await 10 lists_not a
 is_refused "nor can anybody connect to it" "no export" answers a
 same "the export drains with its client" "draining 1" \
     "$(cli --json export list | json '[" ".join((e["state"], str(e["connections"]))) for e in j["exports"] if e["name"] == "a"][0]')"

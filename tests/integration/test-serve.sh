@@ -9,18 +9,10 @@ requires nbdinfo nbdcopy qemu-io
 SOCK=$T/serve.sock
 URI="nbd+unix:///?socket=$SOCK"
 start_serve() { # ARG...
-    local from=$(($(log_lines) + 1)) i
+    local from=$(($(log_lines) + 1))
     "$BUILDDIR/nbd-runner" serve --handler-dir "$HANDLERS" "$@" >>"$LOG" 2>&1 </dev/null &
     DAEMON=$!
-    for ((i = 0; i < 500; i++)); do
-        is_logged 'serving ' $from && return 0
-        if is_gone $DAEMON; then
-            wait $DAEMON
-            return
-        fi
-        sleep 0.02
-    done
-    return 1
+    says_or_ends 'serving ' $from
 }
 
 head -c 20000000 /dev/urandom >"$T/file"

@@ -32,8 +32,8 @@ check "so is the target of the copy" cli file create target size $SCENE_BYTES na
 
 # ---- the clients of a backup, all at once ----
 cat >"$T/scene.py" <<'EOP'
-import sys, time, nbd
-uri, size = sys.argv[1], int(sys.argv[2])
+import os, sys, time, nbd
+uri, size, soon = sys.argv[1], int(sys.argv[2]), float(os.environ["SLOWNESS"])
 holder = nbd.NBD()
 holder.connect_uri(uri)
 start = time.monotonic()
@@ -47,7 +47,7 @@ for h in [holder, mapper] + workers:
     if not h.aio_is_ready() or h.get_size() != size:
         sys.exit("a client is not in transmission")
 took = time.monotonic() - start
-if took > 1:
+if took > soon:
     sys.exit("that took %.2f s" % took)
 if not mapper.can_meta_context(nbd.CONTEXT_BASE_ALLOCATION):
     sys.exit("no base:allocation")
@@ -63,7 +63,7 @@ start, position = time.monotonic(), [0]
 while position[0] < size:
     mapper.block_status(min(size - position[0], (1 << 32) - 4096), position[0], extent)
 took = time.monotonic() - start
-if took > 1:
+if took > soon:
     sys.exit("the map took %.2f s" % took)
 if not 100 * 4096 < data[0] < 300 * 65536:
     sys.exit("%d bytes of data" % data[0])
@@ -71,12 +71,12 @@ for h in workers + [mapper, holder]:
     h.shutdown()
 EOP
 tcp=nbd://127.0.0.1:$(port_of nbd)
-check "five clients are in transmission within a second, the map takes less than one" \
+check "five clients are soon in transmission, and soon have the map" \
     "$PYTHON" "$T/scene.py" "$(uri disk)" $SCENE_BYTES
 check "the same over TCP" "$PYTHON" "$T/scene.py" "$tcp/disk" $SCENE_BYTES
 
 # ---- the copy ----
-check "nbdcopy copies it within ten seconds" timeout 10 nbdcopy "$(uri disk)" "$(uri target)"
+check "nbdcopy copies it soon" timeout 60 nbdcopy "$(uri disk)" "$(uri target)"
 check "the copy has few blocks" test "$(stat -c %b "$D/images/target")" -le \
     $((2 * $(stat -c %b "$D/images/disk") + 2048))
 cat >"$T/equal.py" <<'EOP'

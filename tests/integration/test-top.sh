@@ -71,7 +71,7 @@ if await 20 shows 'q quit'; then
 
     # ---- the daemon goes and comes back ----
     touch "$T/stop"
-    wait "$HEART"
+    finish 20 "$HEART"
     kill_daemon
     check "a daemon that has gone is told" await 60 shows 'trying again'
     need_daemon

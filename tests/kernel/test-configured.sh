@@ -25,7 +25,7 @@ for i in 1 2 3; do
     define "description = number $i"
     check "reload $i under a writer" cli reload
 done
-wait $writer
+finish 60 $writer
 same "the writer saw no error" 0 $?
 
 kill_daemon

@@ -38,7 +38,7 @@ for i in 1 2; do
     check "cut $i: the device is live" await 20 are_live 1
 done
 touch "$T/stop"
-wait $hammer
+finish 60 $hammer
 same "not one error, and every byte is right" 0 $?
 sed 's/^/# /' "$T/hammer"
 
@@ -65,6 +65,6 @@ for ((i = 1; i <= N; i++)); do
     cli file unmap nbd$i >/dev/null || fail "nbd$i is unmapped"
 done
 kill -TERM $monitor
-wait $monitor
+finish 20 $monitor
 same "the monitor ends with 0" 0 $?
 check "the daemon ends with 0" stop_daemon

@@ -41,7 +41,7 @@ check "also while the daemon is away" await 30 has_bytes nbd1 9437184
 before=$(cat "$T/stop.alive")
 check "I/O goes on" await 30 bash -c '[ "$(cat "$0" 2>/dev/null || echo 0)" -gt "$1" ]' "$T/stop.alive" "$before"
 touch "$T/stop"
-wait $hammer
+finish 60 $hammer
 same "not one error, and every byte is right" 0 $?
 sed 's/^/# /' "$T/hammer"
 
@@ -58,7 +58,7 @@ check "it is whole" e2fsck -fn /dev/nbd2
 check "unmap" cli file unmap nbd1
 check "unmap" cli file unmap nbd2
 kill -TERM $monitor
-wait $monitor
+finish 20 $monitor
 same "the monitor ends with 0" 0 $?
 sed 's/^/# /' "$T/monitor"
 check "the daemon ends with 0" stop_daemon

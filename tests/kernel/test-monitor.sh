@@ -41,7 +41,7 @@ hammer() { # DEVICE IMAGE
 }
 end_hammer() { # DEVICE
     touch "$T/stop-$1"
-    wait "${hammers[$1]}"
+    finish 60 "${hammers[$1]}"
     same "$1: not one error, and every byte is right" 0 $?
     sed 's/^/# /' "$T/hammer-$1"
 }
@@ -117,7 +117,7 @@ await 10 test ! -e /sys/block/nbd2/pid
 check "it is free when it is closed" test ! -e /sys/block/nbd2/pid
 check "the daemon is told afterwards" cli file unmap two
 kill -TERM "$monitor"
-wait "$monitor"
+finish 20 "$monitor"
 same "the monitor ends with 0" 0 $?
 sed 's/^/# /' "$MONLOG"
 check "the daemon ends with 0" stop_daemon

@@ -53,7 +53,7 @@ refuses "without the daemon" 3 "2 of 2" bash -c 'exec "$@" 2>&1 | tail -n 1; exi
 all map all wait 50 >"$T/all" 2>&1 &
 waiting=$!
 need_daemon
-wait $waiting
+finish 60 $waiting
 same "it waits for the daemon" 0 $?
 same "two are mapped again" 2 "$(mapped | wc -w)"
 

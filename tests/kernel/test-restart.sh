@@ -24,7 +24,7 @@ dd if="$T/data" of=/dev/nbd2 bs=64k skip=128 seek=128 count=128 oflag=direct con
 writer=$!
 check "restore succeeds" cli restore
 same "it is live again" /dev/nbd2 "$(rows live)"
-wait $writer
+finish 60 $writer
 same "a writer that started meanwhile saw no error" 0 $?
 sync
 check "the image is equal" cmp "$T/data" "$D/images/disk"
@@ -35,7 +35,7 @@ await 10 test -s "/sys/block/nbd2/stat"
 kill_daemon
 need_daemon
 check "restore of that device under a writer" cli restore nbd2
-wait $writer
+finish 60 $writer
 same "the writer saw no error" 0 $?
 blockdev --flushbufs /dev/nbd2
 check "the device is equal" cmp "$T/data" /dev/nbd2
