@@ -45,6 +45,7 @@ struct slot {
 struct connection {
     int fd;
     bool wants_out;
+    unsigned busy;           /* slots */
     struct slot *slots;
     unsigned *out;           /* ring of slots that are to be sent */
     unsigned out_first, out_n;
@@ -121,6 +122,7 @@ static void issue(struct connection *conn, unsigned index, uint64_t now)
     slot->offset = slot->type == NBD_CMD_FLUSH ? 0 : next_block(conn) * run.o->block;
     slot->sent_ns = now;
     slot->busy = true;
+    conn->busy++;
     slot->generation++;
     slot->request = (struct nbd_compact_request){
         .magic = htobe32(NBD_REQUEST_MAGIC), .flags = htobe16(flags),
@@ -133,9 +135,22 @@ static void issue(struct connection *conn, unsigned index, uint64_t now)
     run.in_flight++;
 }
 
+/* The next request of this slot, or of all when the last of a burst is back. */
+static void go_on(struct connection *conn, const struct slot *slot, uint64_t now)
+{
+    if (run.stopping)
+        return;
+    if (!run.o->burst)
+        issue(conn, (unsigned)(slot - conn->slots), now);
+    else if (conn->busy == 0)
+        for (unsigned i = 0; i < run.o->depth; i++)
+            issue(conn, i, now);
+}
+
 static void completed(struct connection *conn, struct slot *slot, uint64_t now)
 {
     slot->busy = false;
+    conn->busy--;
     run.in_flight--;
     run.last_reply_ns = now;
     if (run.measuring) {
@@ -143,8 +158,7 @@ static void completed(struct connection *conn, struct slot *slot, uint64_t now)
         run.ops++;
         run.bytes += slot->length;
     }
-    if (!run.stopping)
-        issue(conn, (unsigned)(slot - conn->slots), now);
+    go_on(conn, slot, now);
 }
 
 /* ---- Sending ---- */

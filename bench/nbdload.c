@@ -37,6 +37,7 @@ static const char usage[] =
     "      --span BYTES       use only the first bytes; the size for fill\n"
     "      --verify           write a pattern, and check what is read against it\n"
     "      --no-coalesce      send each request by itself, as kernel clients do\n"
+    "      --burst            wait for all replies, then send all requests of a connection\n"
     "      --lean             copy no payload: drop what is read, send from a file\n"
     "      --session ID       measure the processes of this session, the server's\n"
     "      --watch            the peak of their memory too\n"
@@ -44,8 +45,8 @@ static const char usage[] =
     "      --since NS         first: when the server was started, CLOCK_MONOTONIC\n";
 
 enum {
-    OPT_EXPORTS = 256, OPT_SPAN, OPT_VERIFY, OPT_NO_COALESCE, OPT_LEAN, OPT_SESSION, OPT_WATCH,
-    OPT_CPU, OPT_SINCE
+    OPT_EXPORTS = 256, OPT_SPAN, OPT_VERIFY, OPT_NO_COALESCE, OPT_BURST, OPT_LEAN, OPT_SESSION,
+    OPT_WATCH, OPT_CPU, OPT_SINCE
 };
 
 static const struct option long_options[] = {
@@ -61,6 +62,7 @@ static const struct option long_options[] = {
     { "span", required_argument, NULL, OPT_SPAN },
     { "verify", no_argument, NULL, OPT_VERIFY },
     { "no-coalesce", no_argument, NULL, OPT_NO_COALESCE },
+    { "burst", no_argument, NULL, OPT_BURST },
     { "lean", no_argument, NULL, OPT_LEAN },
     { "session", required_argument, NULL, OPT_SESSION },
     { "watch", no_argument, NULL, OPT_WATCH },
@@ -133,6 +135,7 @@ static void take_option(int c, struct options *o)
     case OPT_SPAN: o->span = number(optarg, 1, INT64_MAX); break;
     case OPT_VERIFY: o->verify = true; break;
     case OPT_NO_COALESCE: o->no_coalesce = true; break;
+    case OPT_BURST: o->burst = true; break;
     case OPT_LEAN: o->lean = true; break;
     case OPT_SESSION: o->session = (int)number(optarg, 1, INT32_MAX); break;
     case OPT_WATCH: o->watch = true; break;

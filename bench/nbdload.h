@@ -30,6 +30,7 @@ struct options {
     double seconds, warm_up_s;
     bool sequential, verify, lean;
     bool no_coalesce;    /* each request in a send of its own */
+    bool burst;          /* the next requests of a connection when all are answered */
     bool watch;          /* the peak of the session's memory too */
     int session;         /* of the server */
     int cpu;             /* to run on; -1: any */
