@@ -23,6 +23,7 @@
 #define SENDFILE_MIN (16u << 10)  /* below, copying costs less than two more system calls */
 #define LARGE_WRITE (128u << 10)  /* payloads that are received straight into their buffer */
 #define HOLE_WORTH (32u << 10)    /* zeroes in a read that are worth a chunk of their own */
+#define SLICE_ALIGN 4096          /* where a slice of a write ends */
 #define PARTS_MAX 16              /* chunks that a read is split into */
 #define PROBE_BYTES (256u << 20)  /* asked about at once, when a cold read wants to know */
 
@@ -373,6 +374,51 @@ static void serve(struct connection *conn, struct request *request)
     }
 }
 
+/* ---- A long write, slice by slice: others need not wait for all of it ---- */
+
+static void begin_slices(struct connection *conn, struct request *request)
+{
+    conn->in_flight++;
+    conn->export->in_flight++;
+    request->written = 0;
+    conn->writing = request;
+    command_write_on(conn);
+}
+
+void command_write_on(struct connection *conn)
+{
+    struct request *request = conn->writing;
+    struct nbd_request slice = request->rq;
+    uint64_t most = connection_turn_bytes(conn);
+    int r;
+
+    slice.offset += request->written;
+    slice.data = (uint8_t *)slice.data + request->written;
+    slice.length = MIN(request->length - request->written, most - slice.offset % SLICE_ALIGN);
+    r = request_try_now(conn->export, &slice);
+    if (r == -EAGAIN) {
+        command_write_rest(conn);
+        return;
+    }
+    request->written += slice.length;
+    if (r == 0 && request->written < request->length)
+        return;
+    conn->writing = NULL;
+    on_completed(request, r);
+}
+
+/* From its beginning: writing the same bytes twice changes nothing. */
+void command_write_rest(struct connection *conn)
+{
+    struct request *request = conn->writing;
+
+    conn->writing = NULL;
+    conn->in_flight--;
+    conn->export->in_flight--;
+    submit(conn, request);
+    request_submit_batch(conn->export);
+}
+
 /* ---- READ ---- */
 
 static size_t read_inline(struct connection *conn, const struct command *cmd)
@@ -687,7 +733,10 @@ void command_payload_complete(struct connection *conn)
         request->rq.op = NBD_OP_WRITE_ZEROES;
         request->rq.data = NULL;
     }
-    serve(conn, request);
+    if (request->rq.op == NBD_OP_WRITE && request->length > connection_turn_bytes(conn))
+        begin_slices(conn, request);
+    else
+        serve(conn, request);
 }
 
 /* ---- FLUSH, TRIM, WRITE_ZEROES, CACHE: no payload either way ---- */

@@ -31,6 +31,12 @@ command_fn command_block_status; /* contexts are selected; length > 0 */
 /* All of the payload of conn->receiving has come. */
 void command_payload_complete(struct connection *conn);
 
+/* The next slice of conn->writing; NULL when it was the last. */
+void command_write_on(struct connection *conn);
+
+/* There are no turns for conn->writing any more: all of it goes to the storage. */
+void command_write_rest(struct connection *conn);
+
 /* A request goes to the storage: it is in flight, and its request_timeout begins. */
 void command_handed_over(struct connection *conn, struct request *request);
 

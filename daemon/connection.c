@@ -33,6 +33,8 @@
 #define MAP_MAX (512u << 10)     /* ... so much at once */
 #define PAGE_BYTES_MAX 65536     /* mappings begin at a multiple of every page size */
 #define TURN_BYTES (1u << 20)    /* inline work, and bytes sent, of one connection per turn */
+#define SLICE_BYTES (128u << 10) /* of a large write in a turn, when others do not write such */
+#define UNDISTURBED_TURNS 1024   /* with large writes until there are no others any more */
 #define SMALL_RECEIVE 512        /* between large payloads: the next header, not its payload */
 #define FREE_REQUESTS_MAX 4096
 #define SHUTDOWN_GRACE_US 250000 /* in which clients are told that the server shuts down */
@@ -55,6 +57,9 @@ struct connection_table {
     struct event *look_after;
     uint64_t all_turned_away;        /* since the start */
     struct turn turn;                /* the one that is running */
+    unsigned large_turns;            /* since one without large writes; to UNDISTURBED_TURNS */
+    GQueue going_on;                 /* those who go on without new bytes, when all had a turn */
+    struct event *go_on;
     int64_t completion_ns;           /* connection_now_ns() of this turn of the loop, or 0 */
     struct event *grace;             /* of a shutdown */
     struct event *pressure;          /* while somebody waits for memory */
@@ -208,6 +213,46 @@ static void keep(struct connection *conn, const uint8_t *data, size_t length)
     conn->kept_length = length;
 }
 
+/* ---- Taking turns ---- */
+
+size_t connection_turn_bytes(const struct connection *conn)
+{
+    return conn->table->large_turns < UNDISTURBED_TURNS ? SLICE_BYTES : TURN_BYTES;
+}
+
+/* Among themselves those with large writes need no slices, which would only put more of their
+ * payloads between receiving and writing one, and so out of the CPU's cache. */
+static void note_turn(struct connection *conn)
+{
+    struct connection_table *table = conn->table;
+
+    if (!conn->large_writes)
+        table->large_turns = 0;
+    else if (table->large_turns < UNDISTURBED_TURNS)
+        table->large_turns++;
+}
+
+/* Another turn without new bytes. Not by event_active(): libevent runs what that activates
+ * before it asks again which sockets are readable, and the others would wait for all of it. */
+static void queue_turn(struct connection *conn)
+{
+    struct connection_table *table = conn->table;
+
+    if (conn->queued)
+        return;
+    conn->queued = true;
+    g_queue_push_tail_link(&table->going_on, &conn->going_on);
+    if (!evtimer_pending(table->go_on, NULL))
+        evtimer_add(table->go_on, &(struct timeval){ 0 });
+}
+
+static void leave_queue(struct connection *conn)
+{
+    if (conn->queued)
+        g_queue_unlink(&conn->table->going_on, &conn->going_on);
+    conn->queued = false;
+}
+
 /* ---- Ending ---- */
 
 void connection_touch(struct connection *conn)
@@ -249,6 +294,7 @@ void connection_close(struct connection *conn, const char *why)
     conn->why = why;
     connection_enter(conn, PHASE_CLOSING);
     buffer_wait_give_up(conn->server->buffers, &conn->memory);
+    leave_queue(conn);
     event_del(conn->readable);
     event_del(conn->writable);
     shutdown(conn->fd, SHUT_RDWR);
@@ -266,6 +312,7 @@ void connection_finish(struct connection *conn, const char *why)
     conn->why = why;
     connection_enter(conn, PHASE_DRAINING);
     buffer_wait_give_up(conn->server->buffers, &conn->memory);
+    leave_queue(conn);
     event_del(conn->readable);
     handshake_abandon(conn);
     transmission_abandon(conn);
@@ -626,7 +673,8 @@ static size_t take_messages(struct connection *conn, uint8_t *data, size_t lengt
     struct input input = { data, length };
 
     conn->out_full = false;
-    while (input.length > 0 && !conn->paused && phases[conn->phase].receive != NULL) {
+    while (input.length > 0 && !conn->paused && conn->writing == NULL &&
+           phases[conn->phase].receive != NULL) {
         size_t taken;
 
         if (conn->taken_bytes >= TURN_BYTES) {
@@ -646,7 +694,7 @@ static size_t take_messages(struct connection *conn, uint8_t *data, size_t lengt
 /* Take what is in the scratch buffer, and send what comes of it, until nothing moves. */
 static void take(struct connection *conn, uint8_t *scratch, size_t length)
 {
-    conn->again = false;
+    conn->again = conn->writing != NULL;
     do {
         length = take_messages(conn, scratch, length);
         if (conn->export != NULL)
@@ -679,13 +727,14 @@ static bool receive(struct connection *conn, uint8_t *scratch, size_t *length)
     struct request *request = conn->receiving;
     size_t room = conn->large_writes ? SMALL_RECEIVE : SCRATCH_BYTES - *length;
     size_t missing = request != NULL ? request->length - request->received : 0, part = 0;
-    struct iovec iov[2] = { { NULL, MIN(missing, TURN_BYTES) }, { scratch + *length, room } };
+    size_t most = connection_turn_bytes(conn);
+    struct iovec iov[2] = { { NULL, MIN(missing, most) }, { scratch + *length, room } };
     ssize_t n;
 
     if (request != NULL)
         iov[0].iov_base = (uint8_t *)request->buffer + request->received;
     /* Behind a payload that is not whole yet nothing else may be received. */
-    n = readv(conn->fd, missing > 0 ? iov : iov + 1, missing > 0 && missing <= TURN_BYTES ? 2 : 1);
+    n = readv(conn->fd, missing > 0 ? iov : iov + 1, missing > 0 && missing <= most ? 2 : 1);
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return false;
     if (n <= 0) {
@@ -718,12 +767,15 @@ static void turn(struct connection *conn)
     size_t length = conn->kept_length;
     bool again = conn->again;
 
+    note_turn(conn);
     conn->taking = true;
     conn->taken_bytes = 0;
     if (again)
         conn->turn->start_ns = counters_now_ns();
     memcpy(scratch, kept_data(conn), length);
     drop_kept(conn);
+    if (conn->writing != NULL)
+        command_write_on(conn);
     if (again || receive(conn, scratch, &length)) {
         take(conn, scratch, length);
     } else {
@@ -735,9 +787,27 @@ static void turn(struct connection *conn)
 
 static void on_readable(evutil_socket_t fd, short what, void *arg)
 {
+    struct connection *conn = arg;
+
     (void)fd;
     (void)what;
-    turn(arg);
+    if (!conn->queued) /* else its turn comes */
+        turn(conn);
+}
+
+static void on_go_on(evutil_socket_t fd, short what, void *arg)
+{
+    struct connection_table *table = arg;
+
+    (void)fd;
+    (void)what;
+    /* Who queues up again meanwhile is for the next time. */
+    for (unsigned n = table->going_on.length; n > 0 && table->going_on.length > 0; n--) {
+        struct connection *conn = table->going_on.head->data;
+
+        leave_queue(conn);
+        turn(conn);
+    }
 }
 
 static void on_writable(evutil_socket_t fd, short what, void *arg)
@@ -775,6 +845,8 @@ static void watch_departure(struct connection *conn)
 /* Wait for input, or go on with what was kept. */
 static void arm(struct connection *conn)
 {
+    if (conn->writing != NULL)
+        queue_turn(conn);
     if (conn->paused || conn->phase == PHASE_OPENING) {
         event_del(conn->readable);
         if (conn->phase == PHASE_OPENING)
@@ -784,7 +856,7 @@ static void arm(struct connection *conn)
     if (!event_pending(conn->readable, EV_READ, NULL))
         event_add(conn->readable, NULL);
     if (conn->again)
-        event_active(conn->readable, EV_READ, 0);
+        queue_turn(conn);
 }
 
 void connection_resume(struct connection *conn)
@@ -793,7 +865,7 @@ void connection_resume(struct connection *conn)
         return;
     conn->paused = false;
     /* In its own turn it may have input that is kept at the end of the turn. */
-    conn->again = conn->taking || conn->kept_length > 0;
+    conn->again = conn->taking || conn->kept_length > 0 || conn->writing != NULL;
     if (!conn->taking)
         arm(conn);
 }
@@ -983,6 +1055,7 @@ void connection_accept(void *arg, int fd, const struct sockaddr *peer)
     conn->since_us = g_get_real_time();
     conn->active_ns = loop_now_ns();
     conn->replies_tail = &conn->replies;
+    conn->going_on.data = conn;
     conn->memory.wake = on_memory;
     conn->memory.arg = conn;
     append(table, conn);
@@ -1065,6 +1138,7 @@ struct connection_table *connection_table_new(struct server *server,
     table->by_id = g_hash_table_new(g_int64_hash, g_int64_equal);
     table->in = g_malloc(SCRATCH_BYTES);
     table->out = g_malloc(SCRATCH_BYTES);
+    table->go_on = evtimer_new(loop_base(server->loop), on_go_on, table);
     table->look_after = event_new(loop_base(server->loop), -1, 0, on_look_after, table);
     table->grace = evtimer_new(loop_base(server->loop), on_grace_over, table);
     table->pressure = evtimer_new(loop_base(server->loop), on_pressure, table);
@@ -1087,6 +1161,7 @@ void connection_table_free(struct connection_table *table)
     }
     registry_watch_access(table->server->registry, NULL, NULL);
     acl_free(table->allowed);
+    event_free(table->go_on);
     event_free(table->look_after);
     event_free(table->grace);
     event_free(table->pressure);

@@ -7,6 +7,7 @@
 #ifndef NR_CONNECTION_H
 #define NR_CONNECTION_H
 
+#include <glib.h>
 #include <netinet/in.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -88,8 +89,10 @@ struct connection {
     bool taking;                    /* in its turn: what completes is flushed at the end */
     bool recheck;                   /* replies have waited: is their data still cached? */
     bool silent;                    /* has left after our greeting: a look whether we answer */
+    bool queued;                    /* in the table's list of those who go on by themselves */
     bool over_limit;                /* may negotiate, but not use an export */
     struct connection *next_dirty;
+    GList going_on;                 /* its link there */
     struct buffer_waiter memory;    /* waits for a payload buffer */
 
     /* handshake.c: */
@@ -108,6 +111,7 @@ struct connection {
     bool readonly;
     uint16_t flags;                 /* transmission flags as they were told */
     struct request *receiving;      /* its payload is coming in */
+    struct request *writing;        /* that is written slice by slice; nothing else is taken */
     uint64_t payload_drain;         /* bytes of a refused payload that are skipped */
     bool large_writes;              /* the last payload was large: receive only headers */
     unsigned in_flight;             /* submitted, not completed */
@@ -191,6 +195,10 @@ void connection_commit(struct connection *conn, size_t size);
 
 /* Queue a reply of its own memory; flushed at the end of the turn. */
 void connection_queue_reply(struct connection *conn, struct request *request);
+
+/* How much of a large payload may be received, or written on the loop, in one turn: less when
+ * there are connections that would wait for it. */
+size_t connection_turn_bytes(const struct connection *conn);
 
 /* Hard disconnect. Safe anywhere, any number of times; conn stays valid until control returns
  * to the loop. `why` is a constant. */

@@ -55,6 +55,7 @@ struct request {
     void *buffer;             /* from the buffer pool, or NULL */
     size_t buffer_size;
     size_t received;          /* payload bytes so far */
+    uint64_t written;         /* of a write slice by slice: bytes so far */
 
     /* The reply: head, then `data_length` bytes of memory or file. */
     uint8_t head[REPLY_HEAD_MAX];

@@ -449,6 +449,8 @@ void transmission_load(struct connection *conn, struct request *request)
 
 void transmission_abandon(struct connection *conn)
 {
+    if (conn->writing != NULL)
+        command_write_rest(conn);
     if (conn->receiving == NULL)
         return;
     connection_request_free(conn, conn->receiving);
