@@ -23,6 +23,7 @@
 #define SENDFILE_MIN (16u << 10)  /* below, copying costs less than two more system calls */
 #define LARGE_WRITE (128u << 10)  /* payloads that are received straight into their buffer */
 #define HOLE_WORTH (32u << 10)    /* zeroes in a read that are worth a chunk of their own */
+#define SLICED_MAX (4u << 20)     /* longer writes are left to the storage, off the loop */
 #define SLICE_ALIGN 4096          /* where a slice of a write ends */
 #define PARTS_MAX 16              /* chunks that a read is split into */
 #define PROBE_BYTES (256u << 20)  /* asked about at once, when a cold read wants to know */
@@ -733,7 +734,8 @@ void command_payload_complete(struct connection *conn)
         request->rq.op = NBD_OP_WRITE_ZEROES;
         request->rq.data = NULL;
     }
-    if (request->rq.op == NBD_OP_WRITE && request->length > connection_turn_bytes(conn))
+    if (request->rq.op == NBD_OP_WRITE && request->length > connection_turn_bytes(conn) &&
+        request->length <= SLICED_MAX)
         begin_slices(conn, request);
     else
         serve(conn, request);

@@ -14,6 +14,7 @@
 
 #include "connection.h"
 #include "nbd_client_harness.h"
+#include "registry.h"
 
 #define KIB ((size_t)1 << 10)
 #define MIB ((size_t)1 << 20)
@@ -24,7 +25,8 @@ static int set_up(void **state)
 {
     struct harness *harness = harness_new(NULL);
 
-    harness_add_file(harness, "disk", 4 * MIB);
+    /* Memory: a file is left alone for a while when a write to it took long. */
+    harness_add_export(harness, "mem", "mem", "one", "size=64M", false);
     *state = harness;
     return 0;
 }
@@ -71,7 +73,7 @@ static struct writer *writer_new(struct harness *harness, size_t block)
 {
     struct writer *writer = g_new0(struct writer, 1);
 
-    writer->client = client_on(harness, "disk");
+    writer->client = client_on(harness, "mem");
     writer->conn = newest_connection(harness);
     writer->block = block;
     begin_message(writer);
@@ -119,7 +121,7 @@ static void a_small_reader_has_a_turn_for_each_slice_of_a_large_write(void **sta
 {
     struct harness *harness = *state;
     g_autofree struct writer *writer = writer_new(harness, MIB);
-    struct client *reader = client_on(harness, "disk");
+    struct client *reader = client_on(harness, "mem");
     unsigned reads = 0;
 
     while (!writer->conn->large_writes) { /* its first payload came as a surprise */
@@ -144,7 +146,7 @@ static void a_small_reader_has_a_turn_for_each_slice_of_a_large_write(void **sta
 static void what_was_written_in_slices_is_right(void **state)
 {
     struct harness *harness = *state;
-    struct client *writer = client_on(harness, "disk");
+    struct client *writer = client_on(harness, "mem");
     struct connection *conn = newest_connection(harness);
     g_autofree uint8_t *data = g_malloc(MIB);
     uint64_t cookie;
@@ -200,7 +202,7 @@ static void in_the_middle_of_slices(struct harness *harness, struct client *clie
 static void a_write_in_slices_is_answered_before_a_soft_disconnect(void **state)
 {
     struct harness *harness = *state;
-    struct client *writer = client_on(harness, "disk"), *other;
+    struct client *writer = client_on(harness, "mem"), *other;
     g_autofree uint8_t *data = g_malloc(MIB);
 
     memset(data, 0x5a, MIB);
@@ -209,16 +211,16 @@ static void a_write_in_slices_is_answered_before_a_soft_disconnect(void **state)
 
     assert_int_equal(client_awaits(writer, 1), 0);
     client_is_closed(writer);
-    other = client_on(harness, "disk");
+    other = client_on(harness, "mem");
     client_reads_back(other, 0, data, MIB);
 }
 
 static void who_is_cut_off_in_the_middle_of_slices_is_forgotten(void **state)
 {
     struct harness *harness = *state;
-    struct client *writer = client_on(harness, "disk");
+    struct client *writer = client_on(harness, "mem");
     g_autofree uint8_t *data = g_malloc(MIB);
-    struct export *export = registry_find(harness->server->registry, "disk");
+    struct export *export = registry_find(harness->server->registry, "mem");
 
     memset(data, 0x5a, MIB);
     in_the_middle_of_slices(harness, writer, data);
@@ -237,10 +239,9 @@ static void who_has_sent_many_requests_has_one_turn_and_then_the_others(void **s
     struct client *greedy, *reader;
     struct connection *conn;
 
-    harness_add_export(harness, "mem", "mem", "one", "size=64M", false);
     greedy = client_on(harness, "mem");
     conn = newest_connection(harness);
-    reader = client_on(harness, "disk");
+    reader = client_on(harness, "mem");
     for (unsigned i = 0; i < 40; i++)
         client_requests(greedy, NBD_CMD_READ, 0, 0, MIB);
 
