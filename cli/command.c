@@ -378,7 +378,7 @@ static int help_about(struct cli *cli, int argc, char **argv, struct failure *wh
 {
     const struct command *command;
 
-    if (argc == 0) {
+    if (argc == 0 || strcmp(argv[0], "help") == 0) {
         print_help(cli->out, NULL, NULL);
         return 0;
     }

@@ -56,7 +56,7 @@ static void help_needs_nothing_and_succeeds(void **state)
         "",          "help",        "--help",           "-h",              "help file",
         "file",      "file help",   "help file create", "file create help", "file --help",
         "read help", "job",         "help job wait",    "gluster help",    "global help",
-        "ceph help", "null",        "mem help",         "nbd help",
+        "ceph help", "null",        "mem help",         "nbd help",        "help help",
     };
     (void)state;
 
