@@ -224,13 +224,20 @@ void buffer_wait_cancel(struct buffer_pool *pool, struct buffer_waiter *waiter)
 
 /* The first whose share allows what it waits for. Where none does, those shares have buffers
  * that will come back. */
-static void wake_first(struct buffer_pool *pool)
+static struct buffer_share *find_first(const struct buffer_pool *pool)
 {
     struct buffer_share *share = pool->first;
-    struct buffer_waiter *waiter;
 
     while (share != NULL && !share_allows(pool, share, share->first->size))
         share = share->next;
+    return share;
+}
+
+static void wake_first(struct buffer_pool *pool)
+{
+    struct buffer_share *share = find_first(pool);
+    struct buffer_waiter *waiter;
+
     if (share == NULL)
         return;
     remove_share(pool, share);
@@ -284,4 +291,9 @@ uint64_t buffer_pool_used(const struct buffer_pool *pool)
 bool buffer_is_awaited(const struct buffer_pool *pool)
 {
     return pool->first != NULL;
+}
+
+bool buffer_is_wanted(const struct buffer_pool *pool, const struct buffer_share *share)
+{
+    return share->first != NULL || find_first(pool) != NULL;
 }

@@ -70,6 +70,10 @@ void buffer_wait_give_up(struct buffer_pool *pool, struct buffer_waiter *waiter)
 
 bool buffer_is_awaited(const struct buffer_pool *pool); /* somebody waits */
 
+/* Would buffers of this share help somebody who waits: one who waits for the same share, or
+ * one whose own share would allow it? */
+bool buffer_is_wanted(const struct buffer_pool *pool, const struct buffer_share *share);
+
 uint64_t buffer_pool_used(const struct buffer_pool *pool); /* bytes lent out, of all kinds */
 
 #endif

@@ -920,11 +920,12 @@ static void on_look_after(evutil_socket_t fd, short what, void *arg)
 
 /* ---- When memory is short ---- */
 
-/* Does it hold payload memory for a peer that neither sends nor takes? */
+/* Does it hold payload memory that others want, for a peer that neither sends nor takes? */
 static bool is_stalled(const struct connection *conn, int64_t now_ns)
 {
     return conn->phase < PHASE_CLOSING && (conn->receiving != NULL || conn->replies != NULL) &&
-           now_ns - conn->active_ns >= MEMORY_STALL_S * INT64_C(1000000000);
+           now_ns - conn->active_ns >= MEMORY_STALL_S * INT64_C(1000000000) &&
+           buffer_is_wanted(conn->server->buffers, &conn->export->buffers);
 }
 
 static void on_pressure(evutil_socket_t fd, short what, void *arg)

@@ -193,7 +193,10 @@ static void a_share_that_has_enough_does_not_hold_up_those_behind_it(void **stat
     unsigned n = takes_all_it_can(f, &f->share, buffers);
 
     buffer_wait(f->pool, &f->share, MIB, &first);
+    assert_true(buffer_is_wanted(f->pool, &f->share));
+    assert_false(buffer_is_wanted(f->pool, &f->other)); /* would be of no use to the first */
     buffer_wait(f->pool, &f->other, 4096, &second);
+    assert_true(buffer_is_wanted(f->pool, &f->other));
     buffer_free(f->pool, &f->other, own, 4096);
     assert_string_equal(stuck->str, "");
     assert_string_equal(moving->str, "w");
