@@ -16,6 +16,7 @@ if [ ! -x "$BUILDDIR/nbd-runner" ]; then
     echo "there is no nbd-runner in $BUILDDIR; set BUILDDIR to the build folder" >&2
     exit 1
 fi
+SRCDIR=$(realpath "$SRCDIR") BUILDDIR=$(realpath "$BUILDDIR")
 HERE=$SRCDIR/tests/integration
 PYTHON=/usr/bin/python3             # the one that Debian's python3-libnbd belongs to
 HANDLERS=$BUILDDIR/handlers/.libs
@@ -24,6 +25,7 @@ export ASAN_OPTIONS=${ASAN_OPTIONS-detect_leaks=1:exitcode=99}
 export UBSAN_OPTIONS=${UBSAN_OPTIONS-print_stacktrace=1:exitcode=99}
 
 T=$(mktemp -d /tmp/nr-test.XXXXXX) || exit 1   # short: socket paths lie below it
+cd "$T" || exit 1                              # fio and others leave files where they are
 D=$T/d                                         # the daemon's directory
 LOG=$T/daemon.log
 DAEMON=                                        # its pid
