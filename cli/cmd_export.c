@@ -193,15 +193,19 @@ int cmd_export_show(struct cli *cli, struct failure *why)
 {
     nr_name_args args = {.name = (char *)words_text(&cli->words, "EXPORT", "")};
     nr_export_res res;
+    bool is_leaving;
     int r = cli_client(cli, why);
 
     if (r == 0)
         r = client_call(cli->client, NR_EXPORT_GET, &args, &res, why);
     if (r != 0)
         return r;
+    is_leaving = res.nr_export_res_u.x.state == NR_X_DRAINING;
     say_export(cli, &res.nr_export_res_u.x);
     json_object_object_add(cli_answer(cli), "export", export_json(&res.nr_export_res_u.x));
     client_free(NR_EXPORT_GET, &res);
     r = show_counters(cli, args.name, why);
-    return r == 0 ? show_changeable(cli, &args, why) : r;
+    if (r != 0 || is_leaving) /* what could be changed of it has gone with its name */
+        return r;
+    return show_changeable(cli, &args, why);
 }

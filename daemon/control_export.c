@@ -336,6 +336,55 @@ static struct export *add_unknown(const struct server *server, const nr_delete_a
     return export;
 }
 
+/* ---- Clients of what a reload has removed ---- */
+
+/* The next one of this name that is draining; NULL: the first. */
+static struct export *next_leaving(const struct server *server, const char *name,
+                                   const struct export *before)
+{
+    struct export *export = registry_next_leaving(server->registry, name,
+                                                  before != NULL ? before->id : "");
+
+    return export != NULL && strcmp(export->name, name) == 0 ? export : NULL;
+}
+
+/* Their files have gone, or say something else now: all that can be removed are the clients.
+ * True: the call was about them, and is answered. */
+static bool remove_leaving(struct rpc_call *call, struct server *server, const char *name,
+                           bool force)
+{
+    struct export *export = next_leaving(server, name, NULL);
+    struct job *job;
+
+    if (export == NULL)
+        return false;
+    if (!force) {
+        control_refuse(call, NR_EBUSY, EBUSY, "export \"%s\" is removed already, and %u "
+                       "client(s) go on until they leave; use \"force\" to end them", name,
+                       export->connections);
+        return true;
+    }
+    log_event(NBD_LOG_INFO, name, rpc_call_peer(call), "control client %s: ends the clients of "
+              "the removed export \"%s\"", rpc_call_peer(call), name);
+    for (; export != NULL; export = next_leaving(server, name, export))
+        control_kick_export(export, "the export was removed");
+    job = job_start(server->jobs, JOB_DELETE, name, NULL);
+    control_reply_job(call, job);
+    job_end(job, 0, NULL);
+    store_jobs_changed(server->store);
+    control_save(server);
+    return true;
+}
+
+/* Is there nothing else of this name that the call could remove? */
+static bool is_about_leaving(const struct export *export, const nr_delete_args *args)
+{
+    return args->keep_data && *args->name != '\0' &&
+           (export == NULL || (export->origin == EXPORT_BY_CONFIG && args->force));
+}
+
+/* ---- The call ---- */
+
 void control_delete(struct rpc_call *call, void *args, void *arg)
 {
     const nr_delete_args *a = args;
@@ -349,6 +398,8 @@ void control_delete(struct rpc_call *call, void *args, void *arg)
         !control_check_text(call, a->store.target, "target"))
         return;
     export = control_find_export(server, a->name, &a->store, &why);
+    if (is_about_leaving(export, a) && remove_leaving(call, server, a->name, a->force))
+        return;
     if (export == NULL && why.code == ENOENT && *a->name == '\0' && !keep_data) {
         export = add_unknown(server, a, &why);
         unknown = true;

@@ -135,6 +135,26 @@ check "is removed" cli reload
 ended() { wait "${clients[7]}"; [ $? = 1 ]; }
 check "its client is cut off when the time is over" ended
 
+# ---- ended by hand ----
+define g.conf g e.img
+check "an export without one" cli reload
+attach g 10
+rm "$C/g.conf"
+check "is removed, too" cli reload
+check "and still shown" sh -c "$BUILDDIR/nbd-cli --dir $D export show g | grep -q draining"
+refuses "its client is not ended in passing" 1 "1 client(s) go on until they leave" \
+    cli export remove g
+define g.conf g d.img
+check "the name comes back with other storage" cli reload
+is_refused "which waits for the client" "still attached" answers g
+check "who is ended by force" cli export remove g force
+ended10() { wait "${clients[10]}"; [ $? = 1 ]; }
+check "at once" ended10
+check "then the new one is served" await 10 answers g
+refuses "which only its file can remove" 5 "remove it there" cli export remove g force
+rm "$C/g.conf"
+check "without clients it is simply gone" cli reload
+
 # ---- who is attached is cut off only when the list says so ----
 port=$(port_of nbd)
 "$PYTHON" "$HERE/verify.py" "nbd://127.0.0.1:$port/b" "$T/stop8" >"$T/client8" 2>&1 &
