@@ -218,7 +218,9 @@ struct deletion {
     struct server *server;
     struct job *job;
     struct export *export;
-    bool unknown; /* no export of ours, added for the time of this job */
+    bool unknown;        /* no export of ours, added for the time of this job */
+    bool keep_data;
+    struct event *drain; /* NULL: its clients have been cut off */
 };
 
 static void deletion_end(struct deletion *deletion, int result, const struct nbd_failure *why)
@@ -226,6 +228,8 @@ static void deletion_end(struct deletion *deletion, int result, const struct nbd
     struct server *server = deletion->server;
 
     deletion->export->job = NULL;
+    if (deletion->drain != NULL)
+        event_free(deletion->drain);
     if (result == 0)
         log_event(NBD_LOG_INFO, deletion->export->name, NULL,
                   "export \"%s\" is deleted", deletion->export->name);
@@ -277,6 +281,45 @@ static void on_deleted(void *arg, int result, const struct nbd_failure *why)
         store_removed(deletion->server->store, deletion->export->id);
     store_jobs_changed(deletion->server->store);
     store_save(deletion->server->store, on_delete_saved, deletion);
+}
+
+static void on_drain_timeout(evutil_socket_t fd, short what, void *arg)
+{
+    struct deletion *deletion = arg;
+
+    (void)fd;
+    (void)what;
+    control_kick_export(deletion->export, "the export is being deleted, and its drain_timeout "
+                        "is over");
+}
+
+static void on_drained(void *arg)
+{
+    on_deleted(arg, 0, NULL);
+}
+
+/* With a drain_timeout, who is connected may finish within it. export_open() refuses others
+ * since there is a job to delete the export. */
+static void begin_deletion(struct deletion *deletion)
+{
+    struct export *export = deletion->export;
+
+    if (export->drain_timeout_s > 0 && export->connections > 0) {
+        log_event(NBD_LOG_INFO, export->name, NULL,
+                  "export \"%s\": %u client(s) have %u seconds to leave", export->name,
+                  export->connections, export->drain_timeout_s);
+        deletion->drain = evtimer_new(loop_base(deletion->server->loop), on_drain_timeout,
+                                      deletion);
+        evtimer_add(deletion->drain, &(struct timeval){ .tv_sec = export->drain_timeout_s });
+    } else {
+        control_kick_export(export, "the export is being deleted");
+    }
+    if (!deletion->keep_data)
+        export_delete(export, on_deleted, deletion);
+    else if (deletion->drain != NULL)
+        export_close_now(export, on_drained, deletion);
+    else
+        on_deleted(deletion, 0, NULL);
 }
 
 /* Refuses what must not be deleted now. */
@@ -414,6 +457,7 @@ void control_delete(struct rpc_call *call, void *args, void *arg)
     deletion->server = server;
     deletion->export = export;
     deletion->unknown = unknown;
+    deletion->keep_data = keep_data;
     deletion->job = export->job = job_start(server->jobs, JOB_DELETE,
                                             unknown ? a->store.target : export->name, NULL);
     log_event(NBD_LOG_INFO, export->name, rpc_call_peer(call),
@@ -421,9 +465,5 @@ void control_delete(struct rpc_call *call, void *args, void *arg)
               keep_data ? "forgets" : "deletes", export->name, export->handler_name,
               export->target);
     control_reply_job(call, deletion->job); /* the arguments are gone from here on */
-    control_kick_export(export, "the export is being deleted");
-    if (keep_data)
-        on_deleted(deletion, 0, NULL);
-    else
-        export_delete(export, on_deleted, deletion);
+    begin_deletion(deletion);
 }

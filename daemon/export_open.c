@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "away.h"
+#include "job.h"
 #include "log.h"
 #include "nbd_protocol.h"
 #include "registry.h"
@@ -73,6 +74,8 @@ static int check_open(const struct export *export, struct nbd_failure *why)
     if (export->private->removed || export->state == EXPORT_CREATING)
         return nbd_fail(why, EBUSY, "export \"%s\" is %s", export->name,
                         export->private->removed ? "being removed" : "still being created");
+    if (export->job != NULL && export->job->kind == JOB_DELETE)
+        return nbd_fail(why, EBUSY, "export \"%s\" is being deleted", export->name);
     other = registry_predecessor_in_use(export);
     if (other != NULL)
         return nbd_fail(why, ESHUTDOWN, "export \"%s\" has changed, and %u client(s) are "

@@ -100,6 +100,31 @@ refuses "also its list" 5 "fixed.conf" cli acl fixed add 127.0.0.1
 check "it can be synced" cli export sync fixed
 check "and looked at" cli acl fixed
 
+# ---- deleted by force: clients get the drain-timeout ----
+for removal in "file delete drained" "export remove drained"; do
+    cli export add file drained name drained >/dev/null 2>&1 ||
+        cli file create drained size 1M name drained >/dev/null
+    check "a time to leave" cli export set drained drain-timeout 600
+    client "$(uri drained)" >"$T/leaving" &
+    stop_at_end+=($!)
+    check "a client is there" await 20 grep -q '^connected' "$T/leaving"
+    check "$removal" cli $removal force nowait
+    refuses "nobody else is let in" 1 "" timeout 60 nbdinfo --size "$(uri drained)"
+    check "the client goes on" bash -c '! grep -q "^disconnected" "$0"' "$T/leaving"
+    same "it is counted" 1 "$(cli --json clients drained | json 'len(j["clients"])')"
+    cli kick "$(cli --json clients drained | json 'j["clients"][0]["id"]')" >/dev/null
+    check "when it has left the export is gone" await 20 bash -c '! "$@" export show drained' - \
+        "$BUILDDIR/nbd-cli" --dir "$D"
+done
+cli export add file drained name drained >/dev/null # it was only forgotten
+check "a short time to leave" cli export set drained drain-timeout 1
+client "$(uri drained)" >"$T/leaving" &
+stop_at_end+=($!)
+check "a client is there" await 20 grep -q '^connected' "$T/leaving"
+check "the export is deleted when the time is over" cli file delete drained force
+check "the client is sent away" await 20 grep -q '^disconnected' "$T/leaving"
+check "for that reason" is_logged "its drain_timeout is over"
+
 # ---- at the same time, and after a restart ----
 for i in 1 2 3 4 5 6 7 8 9; do cli acl other add "10.0.0.$i" >/dev/null & done
 wait $(jobs -p | grep -vxF "$DAEMON")
