@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -29,9 +28,6 @@
 #include "transmission.h"
 
 #define IOV_MAX_USED 64
-#define MAP_MIN (128u << 10)     /* data of a file is sent through a mapping: from here ... */
-#define MAP_MAX (512u << 10)     /* ... so much at once */
-#define PAGE_BYTES_MAX 65536     /* mappings begin at a multiple of every page size */
 #define TURN_BYTES (1u << 20)    /* inline work, and bytes sent, of one connection per turn */
 #define SLICE_BYTES (128u << 10) /* of a large write in a turn, when others do not write such */
 #define UNDISTURBED_TURNS 1024   /* with large writes until there are no others any more */
@@ -445,7 +441,9 @@ struct batch {
     struct iovec iov[IOV_MAX_USED];
     unsigned n;
     size_t bytes;
-    bool file_next; /* then data from a file */
+    bool from_memory; /* in: data of files may be sent from where it is mapped */
+    bool mapped;      /* some is */
+    bool file_next;   /* then data from a file */
 };
 
 /* False: nothing may follow in this batch. */
@@ -471,22 +469,38 @@ static bool batch_add_piece(struct batch *batch, const void *data, size_t length
     return n == length || batch_add(batch, (const uint8_t *)data + n, length - n);
 }
 
+/* The data of a file's reply, from `*skip` on, as far as it is mapped into memory. */
+static bool batch_add_mapped(struct batch *batch, struct export *export,
+                             const struct request *request, size_t *skip)
+{
+    while (*skip < request->data_length) {
+        uint64_t length = request->data_length - *skip;
+        const void *data = NULL;
+
+        if (batch->from_memory && export->io->mapped != NULL)
+            data = export->io->mapped(&export->dev, (uint64_t)request->file_offset + *skip,
+                                      &length);
+        batch->file_next = data == NULL;
+        batch->mapped |= data != NULL;
+        if (data == NULL || !batch_add(batch, data, length))
+            return false;
+        *skip += length;
+    }
+    *skip -= request->data_length;
+    return true;
+}
+
 /* All of a reply that is not sent yet; false: no further reply may follow in this batch. */
-static bool batch_add_reply(struct batch *batch, const struct request *request)
+static bool batch_add_reply(struct batch *batch, struct export *export,
+                            const struct request *request)
 {
     size_t skip = request->sent;
 
-    if (!batch_add_piece(batch, request->head, request->head_length, &skip))
-        return false;
-    if (request->file >= 0 && skip < request->data_length) {
-        batch->file_next = true;
-        return false;
-    }
-    if (request->file >= 0)
-        skip -= request->data_length;
-    else if (!batch_add_piece(batch, request->data, request->data_length, &skip))
-        return false;
-    return batch_add_piece(batch, request->tail, request->tail_length, &skip);
+    return batch_add_piece(batch, request->head, request->head_length, &skip) &&
+           (request->file >= 0
+                ? batch_add_mapped(batch, export, request, &skip)
+                : batch_add_piece(batch, request->data, request->data_length, &skip)) &&
+           batch_add_piece(batch, request->tail, request->tail_length, &skip);
 }
 
 static void make_batch(const struct connection *conn, struct batch *batch)
@@ -495,17 +509,17 @@ static void make_batch(const struct connection *conn, struct batch *batch)
 
     batch->n = 0;
     batch->bytes = 0;
-    batch->file_next = false;
+    batch->mapped = batch->file_next = false;
     /* A reply that has begun goes on before anything else. */
     if (request != NULL && request->sent > 0) {
-        if (!batch_add_reply(batch, request))
+        if (!batch_add_reply(batch, conn->export, request))
             return;
         request = request->next;
     }
     if (conn->out != NULL)
         batch_add(batch, conn->out + conn->out_sent, conn->out_length - conn->out_sent);
     while (request != NULL && batch->n < IOV_MAX_USED && batch->bytes < TURN_BYTES) {
-        if (!batch_add_reply(batch, request))
+        if (!batch_add_reply(batch, conn->export, request))
             return;
         request = request->next;
     }
@@ -539,34 +553,13 @@ static void sent(struct connection *conn, size_t n)
     conn->active_ns = loop_now_ns();
 }
 
-/* Send a range of a file through a mapping that lasts for the call only. */
-static ssize_t send_mapped(int fd, int file, off_t offset, size_t length, int more)
-{
-    off_t start = offset & ~(off_t)(PAGE_BYTES_MAX - 1);
-    size_t skip = (size_t)(offset - start);
-    void *mapped = mmap(NULL, skip + length, PROT_READ, MAP_SHARED | MAP_POPULATE, file, start);
-    ssize_t n;
-
-    if (mapped == MAP_FAILED)
-        return sendfile(fd, file, &offset, length);
-    n = send(fd, (uint8_t *)mapped + skip, length, MSG_NOSIGNAL | MSG_DONTWAIT | more);
-    if (n < 0 && errno == EFAULT)
-        errno = EIO; /* the file has become shorter */
-    munmap(mapped, skip + length);
-    return n;
-}
-
-/* The data of the first reply, from its file; bytes, 0: it cannot now, or negative errno.
- * sendfile(2) handles each page by itself: from MAP_MIN up a mapping costs less. */
+/* The data of the first reply, from its file; bytes, 0: it cannot now, or negative errno. */
 static ssize_t send_file(struct connection *conn)
 {
     struct request *request = conn->replies;
     size_t done = request->sent - request->head_length, rest = request->data_length - done;
     off_t offset = request->file_offset + (off_t)done;
-    size_t want = MIN(rest, MAP_MAX);
-    int more = rest > want || request->tail_length > 0 || request->next != NULL ? MSG_MORE : 0;
-    ssize_t n = want >= MAP_MIN ? send_mapped(conn->fd, request->file, offset, want, more)
-                                : sendfile(conn->fd, request->file, &offset, want);
+    ssize_t n = sendfile(conn->fd, request->file, &offset, rest);
 
     if (n > 0)
         sent(conn, (size_t)n);
@@ -638,31 +631,49 @@ static bool is_loading(struct connection *conn)
     return request->loading;
 }
 
-/* Send as much as the socket takes and fairness allows. */
-static void flush(struct connection *conn)
+/* Send a batch, or what it may not contain. Bytes, or negative errno. */
+static ssize_t send_some(struct connection *conn, bool from_memory)
 {
-    size_t budget = TURN_BYTES;
-    struct batch batch;
+    struct batch batch = { .from_memory = from_memory };
     ssize_t n;
 
+    make_batch(conn, &batch);
+    n = batch.n > 0 ? send_batch(conn, &batch) : send_file(conn);
+    /* A file has become shorter, and sendfile() will tell which. */
+    return n == -EFAULT && batch.mapped ? send_some(conn, false) : n;
+}
+
+/* Send as much as the socket takes and fairness allows. Returns the bytes. */
+static size_t send_all(struct connection *conn, bool from_memory)
+{
+    size_t total = 0;
+
     while (has_output(conn) && conn->phase != PHASE_CLOSING && !is_loading(conn)) {
-        if (budget == 0) {
-            wait_writable(conn); /* the others go first */
-            return;
-        }
-        make_batch(conn, &batch);
-        n = batch.n > 0 ? send_batch(conn, &batch) : send_file(conn);
+        ssize_t n = total < TURN_BYTES ? send_some(conn, from_memory) : -EAGAIN;
+
         if (n == -EAGAIN) {
-            wait_writable(conn);
-            return;
+            wait_writable(conn); /* for room, or to let the others go first */
+            return total;
         }
         if (n < 0 && n != -EINTR)
             connection_close(conn, n == -EPIPE || n == -ECONNRESET ? "the client went away"
                                                                    : strerror((int)-n));
-        budget -= MIN(budget, (size_t)MAX(n, 0));
+        total += (size_t)MAX(n, 0);
     }
     if (!has_output(conn))
         conn->recheck = false;
+    return total;
+}
+
+static void flush(struct connection *conn)
+{
+    if (conn->replies != NULL && conn->replies->file >= 0) {
+        enum send_way way = send_way_begin(&conn->send_costs);
+
+        send_way_end(&conn->send_costs, send_all(conn, way == SEND_FROM_MEMORY));
+    } else {
+        send_all(conn, true);
+    }
 }
 
 /* ---- Input ---- */

@@ -18,6 +18,7 @@
 #include "export.h"
 #include "mapping.h"
 #include "request.h"
+#include "send_way.h"
 
 #define SCRATCH_BYTES (256u << 10)   /* received, and answered, per turn of the loop at most */
 #define INLINE_BYTES_MAX (64u << 10) /* a reply that is built in the scratch buffer */
@@ -79,6 +80,7 @@ struct connection {
     uint8_t *out;                   /* the table's scratch, or a buffer of our own */
     size_t out_length, out_sent;
     bool out_owned;
+    struct send_costs send_costs;   /* of data that comes from files */
     struct request *replies, **replies_tail;
     unsigned n_replies;
 

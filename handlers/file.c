@@ -212,6 +212,7 @@ static void learn_storage(struct file *file, const struct stat *st)
     file->can_read_nowait = file->can_write_nowait = true;
     file->can_punch = file->can_zero_range = file->can_discard = true;
     file->can_cachestat = true;
+    file->can_map = file_may_be_mapped(file, st);
     file->inline_again_at = file->calm_down = 0;
 }
 
@@ -242,6 +243,7 @@ static void unmap(struct nbd_device *dev)
 {
     struct file *file = dev->priv;
 
+    file_mapped_close(file);
     if (file->direct_fd >= 0)
         close(file->direct_fd);
     if (file->fd >= 0)
@@ -394,6 +396,12 @@ static void progress(struct nbd_device *dev, uint64_t *done, uint64_t *total)
     *total = atomic_load(&file->bytes_total);
 }
 
+static void fini(void)
+{
+    file_io_fini();
+    file_mapped_fini();
+}
+
 static struct nbd_handler handler = {
     .name = "file",
     .subtype = 16,
@@ -413,8 +421,9 @@ static struct nbd_handler handler = {
     .cancel = cancel,
     .progress = progress,
     .destroy = destroy,
-    .fini = file_io_fini,
+    .fini = fini,
     .probe = probe,
+    .mapped = file_mapped,
 };
 
 __attribute__((visibility("default")))

@@ -7,6 +7,7 @@
  *   file_path.c    which paths are allowed, and how they are opened
  *   file_create.c  making and removing files
  *   file_now.c     requests that the page cache can serve at once
+ *   file_mapped.c  reads of what is hot, from mapped memory
  *   file_io.c      all other requests, step by step, and the group commit of flushes
  *   file_engine.c  where a step runs: io_uring or a worker thread
  */
@@ -15,6 +16,7 @@
 
 #include <stdatomic.h>
 #include <stddef.h>
+#include <sys/stat.h>
 
 #include "nbd-runner/handler.h"
 #include "request_queue.h"
@@ -47,7 +49,10 @@ struct file {
     /* Loop thread from here on. What the storage is believed to be able to do, until it
      * says otherwise. */
     bool can_read_nowait, can_write_nowait, can_write_inline;
-    bool can_punch, can_zero_range, can_discard, can_cachestat;
+    bool can_punch, can_zero_range, can_discard, can_cachestat, can_map;
+
+    struct mapped *mapped; /* file_mapped.c; NULL until it is read often */
+    unsigned reads;        /* until then */
 
     /* Inline writes stop while the storage is slow (file_now.c). Nanoseconds. */
     int64_t inline_again_at; /* 0: never been slow */
@@ -147,6 +152,24 @@ int file_write_now(struct nbd_request *rq);
  * the loop. */
 void file_write_begins(struct nbd_request *rq);
 void file_write_ended(struct nbd_request *rq);
+
+/* ---- file_mapped.c: loop thread, but for the first and file_mapped_close() ---- */
+
+/* Worker thread, when the file is opened: may its hot parts be mapped? */
+bool file_may_be_mapped(const struct file *file, const struct stat *st);
+
+/* As nbd_handler.mapped. */
+const void *file_mapped(struct nbd_device *dev, uint64_t offset, uint64_t *length);
+
+/* Serve a read from mapped memory, if that does not wait. False: it has to be served in
+ * another way; rq->data may have been written to. */
+bool file_read_mapped(struct nbd_request *rq);
+
+/* Worker thread, when nobody reads any more: unmap all. */
+void file_mapped_close(struct file *file);
+
+/* After the last file. */
+void file_mapped_fini(void);
 
 /* ---- file_io.c: loop thread ---- */
 

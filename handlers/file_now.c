@@ -38,6 +38,8 @@ static int read_now(struct nbd_request *rq)
 
     if (file->direct_fd >= 0 || rq->length > INLINE_MAX_BYTES)
         return -EAGAIN;
+    if (file_read_mapped(rq))
+        return 0;
     if (file->in_memory)
         n = pread(file->fd, rq->data, rq->length, (off_t)rq->offset);
     else if (file->can_read_nowait)
@@ -216,6 +218,19 @@ static bool is_readable_now(const struct file *file, uint64_t offset, uint64_t l
     }
 }
 
+static bool is_mapped(struct nbd_device *dev, uint64_t offset, uint64_t length)
+{
+    while (length > 0) {
+        uint64_t part = length;
+
+        if (file_mapped(dev, offset, &part) == NULL)
+            return false;
+        offset += part;
+        length -= part;
+    }
+    return true;
+}
+
 int file_sendfile_fd(struct nbd_device *dev, uint64_t offset, uint64_t length)
 {
     struct file *file = dev->priv;
@@ -223,6 +238,8 @@ int file_sendfile_fd(struct nbd_device *dev, uint64_t offset, uint64_t length)
 
     if (file->direct_fd >= 0 || file->is_block || length == 0)
         return -1;
+    if (is_mapped(dev, offset, length))
+        return file->fd;
     if (fstat(file->fd, &st) < 0 || offset + length > (uint64_t)st.st_size)
         return -1;
     if (file->in_memory)

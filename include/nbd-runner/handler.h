@@ -295,6 +295,13 @@ struct nbd_handler {
      * another negative errno. When the device is mapped, -ESTALE with a sentence when the
      * target no longer names what was opened. */
     int64_t (*probe)(struct nbd_device *dev, struct nbd_failure *why);
+
+    /* Loop thread, must not block; for a range that sendfile_fd() has agreed to, or may agree
+     * to. The address at which the range lies in memory, to be sent from without waiting for
+     * storage; NULL: nowhere now. *length (bytes, > 0) is shortened to what lies there
+     * together. Good until this turn of the loop ends, for system calls only: a file that has
+     * become shorter makes them fail with EFAULT. */
+    const void *(*mapped)(struct nbd_device *dev, uint64_t offset, uint64_t *length);
 };
 
 /* Which ABI a library was built for. The daemon looks it up before it calls anything. Every

@@ -122,13 +122,33 @@ static bool has_cachestat(void)
     return syscall(451, -1, NULL, NULL, 0) >= 0 || errno != ENOSYS;
 }
 
+/* Often enough for the file handler to map it. */
+static void reads_often(struct harness *harness)
+{
+    struct client *client = client_on(harness, "disk");
+
+    for (unsigned i = 0; i < 100; i++) {
+        g_autofree uint8_t *data = g_malloc(65536);
+        struct nbd_simple_reply reply;
+
+        client_requests(client, NBD_CMD_READ, 0, i * 65536, 65536);
+        client_receives(client, &reply, sizeof(reply));
+        client_receives(client, data, 65536);
+        is_pattern(data, i * 65536, 65536);
+    }
+}
+
+/* `hot`: it is sent from memory, else by sendfile(). */
 static struct client *in_the_middle_of_a_reply(struct harness *harness, bool structured,
-                                               void *first, size_t n)
+                                               bool hot, void *first, size_t n)
 {
     g_autofree char *path = harness_path(harness, "disk");
-    struct client *client = client_connect(harness);
+    struct client *client;
 
     harness_add_file(harness, "disk", 8 * MIB);
+    if (hot)
+        reads_often(harness);
+    client = client_connect(harness);
     client_greets(client, NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES);
     if (structured) {
         client_sends_option(client, NBD_OPT_STRUCTURED_REPLY, "", 0);
@@ -143,24 +163,22 @@ static struct client *in_the_middle_of_a_reply(struct harness *harness, bool str
     return client;
 }
 
-static void a_file_that_becomes_short_in_a_simple_reply_ends_the_connection(void **state)
+static void becomes_short_in_a_simple_reply(struct harness *harness, bool hot)
 {
-    struct harness *harness = *state;
     uint8_t first[1000];
     struct client *client;
 
     if (!has_cachestat())
         skip();
-    client = in_the_middle_of_a_reply(harness, false, first, sizeof(first));
+    client = in_the_middle_of_a_reply(harness, false, hot, first, sizeof(first));
 
     client_is_closed_at_last(client);
 
     assert_int_equal(harness_count_in_log(harness, "in the middle of a reply"), 1);
 }
 
-static void a_file_that_becomes_short_in_a_structured_reply_is_an_error_chunk(void **state)
+static void becomes_short_in_a_structured_reply(struct harness *harness, bool hot)
 {
-    struct harness *harness = *state;
     g_autofree uint8_t *rest = NULL;
     uint8_t head[28], tail[20 + 6];
     struct client *client;
@@ -168,7 +186,7 @@ static void a_file_that_becomes_short_in_a_structured_reply_is_an_error_chunk(vo
     if (!has_cachestat())
         skip();
     rest = g_malloc(8 * MIB);
-    client = in_the_middle_of_a_reply(harness, true, head, sizeof(head));
+    client = in_the_middle_of_a_reply(harness, true, hot, head, sizeof(head));
 
     client_receives(client, rest, 8 * MIB);
     client_receives(client, tail, sizeof(tail));
@@ -177,6 +195,26 @@ static void a_file_that_becomes_short_in_a_structured_reply_is_an_error_chunk(vo
     assert_memory_equal(tail, "\x66\x8e\x33\xef\0\1\x80\1\0\0\0\0\0\0\0\1\0\0\0\6\0\0\0\5\0\0",
                         sizeof(tail));
     client_is_served(client);
+}
+
+static void a_file_that_becomes_short_in_a_simple_reply_ends_the_connection(void **state)
+{
+    becomes_short_in_a_simple_reply(*state, false);
+}
+
+static void a_hot_file_that_becomes_short_in_a_simple_reply_ends_the_connection(void **state)
+{
+    becomes_short_in_a_simple_reply(*state, true);
+}
+
+static void a_file_that_becomes_short_in_a_structured_reply_is_an_error_chunk(void **state)
+{
+    becomes_short_in_a_structured_reply(*state, false);
+}
+
+static void a_hot_file_that_becomes_short_in_a_structured_reply_is_an_error_chunk(void **state)
+{
+    becomes_short_in_a_structured_reply(*state, true);
 }
 
 /* ---- Clients that do not read ---- */
@@ -572,7 +610,9 @@ int main(void)
         A_TEST(a_cached_file_is_read_right_at_every_size),
         A_TEST(many_reads_of_a_file_may_be_under_way_at_once),
         A_TEST(a_file_that_becomes_short_in_a_simple_reply_ends_the_connection),
+        A_TEST(a_hot_file_that_becomes_short_in_a_simple_reply_ends_the_connection),
         A_TEST(a_file_that_becomes_short_in_a_structured_reply_is_an_error_chunk),
+        A_TEST(a_hot_file_that_becomes_short_in_a_structured_reply_is_an_error_chunk),
         A_TEST(who_does_not_read_its_replies_holds_only_itself),
         A_TEST(who_never_reads_and_leaves_leaves_nothing_behind),
         A_TIGHT_TEST(large_writes_of_many_clients_fit_into_a_small_budget),

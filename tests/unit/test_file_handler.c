@@ -25,6 +25,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "fake_host.h"
@@ -822,6 +823,137 @@ static void a_read_past_a_truncated_file_is_an_error(void **state)
     assert_int_equal(fixture->handler->sendfile_fd(&fixture->dev, 0, sizeof(back)), -1);
 }
 
+/* ---- What is hot is mapped ---- */
+
+static unsigned count_mappings(struct fixture *fixture, const char *name)
+{
+    g_autofree char *path = path_in(fixture, name);
+    g_autofree char *maps = NULL;
+    unsigned n = 0;
+
+    assert_true(g_file_get_contents("/proc/self/maps", &maps, NULL, NULL));
+    for (const char *at = maps; (at = strstr(at, path)) != NULL; at++)
+        n++;
+    return n;
+}
+
+/* Reads that are served at once, until the file gets mapped and some more. */
+static void heat(struct fixture *fixture, const uint8_t *data, size_t length)
+{
+    uint8_t back[4096];
+
+    for (size_t i = 0; i < 1000; i++) {
+        size_t offset = i * 12347 % (length - sizeof(back));
+        struct nbd_request rq = {.dev = &fixture->dev, .offset = offset, .op = NBD_OP_READ,
+                                 .length = sizeof(back), .data = back};
+
+        assert_int_equal(fixture->handler->try_now(&rq), 0);
+        assert_memory_equal(back, data + offset, sizeof(back));
+    }
+}
+
+static void what_is_hot_is_mapped_and_always_current(void **state)
+{
+    struct fixture *fixture = *state;
+    g_autofree uint8_t *data = NULL;
+    uint8_t back[8192];
+
+    open_new(fixture, "disk", 5 * MIB);
+    data = write_all(fixture, 5 * MIB, 3);
+    assert_int_equal(count_mappings(fixture, "disk"), 0);
+    heat(fixture, data, 5 * MIB);
+    assert_true(count_mappings(fixture, "disk") > 0);
+
+    for (unsigned i = 0; i < 50; i++) {
+        size_t offset = i * 99991;
+
+        fill(data + offset, 5000, i);
+        assert_int_equal(perform(fixture, NBD_OP_WRITE, 0, offset, 5000, data + offset), 0);
+        assert_int_equal(perform(fixture, NBD_OP_READ, 0, offset, 5000, back), 0);
+        assert_memory_equal(back, data + offset, 5000);
+    }
+    memset(data + 65536, 0, 131072);
+    assert_int_equal(perform(fixture, NBD_OP_WRITE_ZEROES, 0, 65536, 131072, NULL), 0);
+    assert_device_holds(fixture, data, 5 * MIB);
+    assert_int_equal(perform(fixture, NBD_OP_READ, 0, 2 * MIB - 4096, 8192, back), 0);
+    assert_memory_equal(back, data + 2 * MIB - 4096, 8192); /* in two chunks */
+
+    fixture->handler->unmap(&fixture->dev);
+    fixture->mapped = false;
+    assert_int_equal(count_mappings(fixture, "disk"), 0);
+}
+
+static void mapped_ranges_can_be_sent_from_memory(void **state)
+{
+    struct fixture *fixture = *state;
+    g_autofree uint8_t *data = NULL;
+    uint64_t length = 4 * MIB;
+    const void *at = NULL;
+
+    open_new(fixture, "disk", 4 * MIB);
+    data = write_all(fixture, 4 * MIB, 4);
+    assert_null(fixture->handler->mapped(&fixture->dev, 1000, &length));
+    heat(fixture, data, 4 * MIB);
+
+    /* A machine that is busy may be slow to ask, and then the answer is too old. */
+    for (unsigned i = 0; i < 1000 && at == NULL; i++) {
+        length = 4 * MIB - 1000;
+        at = fixture->handler->mapped(&fixture->dev, 1000, &length);
+    }
+    assert_non_null(at);
+    assert_int_equal(length, 2 * MIB - 1000);
+    assert_memory_equal(at, data + 1000, length);
+    assert_true(fixture->handler->sendfile_fd(&fixture->dev, 100000, 3 * MIB) >= 0);
+}
+
+static void a_hot_file_that_is_truncated_fails_and_nothing_else(void **state)
+{
+    struct fixture *fixture = *state;
+    g_autofree char *path = path_in(fixture, "disk");
+    g_autofree uint8_t *data = NULL;
+    uint8_t back[8192];
+
+    open_new(fixture, "disk", 2 * MIB);
+    data = write_all(fixture, 2 * MIB, 1);
+    for (unsigned i = 0; i < 10; i++) {
+        heat(fixture, data, 2 * MIB);
+        assert_int_equal(truncate(path, 4096), 0);
+        assert_int_equal(perform(fixture, NBD_OP_READ, 0, 0, sizeof(back), back), -EIO);
+        assert_int_equal(perform(fixture, NBD_OP_READ, 0, MIB, 4096, back), -EIO);
+        assert_int_equal(perform(fixture, NBD_OP_READ, 0, 0, 4096, back), 0);
+        assert_int_equal(truncate(path, 2 * MIB), 0);
+        assert_int_equal(perform(fixture, NBD_OP_WRITE, 0, 0, 2 * MIB, data), 0);
+    }
+}
+
+/* mincore() tells others that everything is in memory. */
+static void a_file_of_others_is_not_mapped(void **state)
+{
+    struct fixture *fixture = *state;
+    g_autofree char *path = path_in(fixture, "disk");
+    g_autofree uint8_t *data = NULL;
+    pid_t child;
+    int status;
+
+    open_new(fixture, "disk", 2 * MIB);
+    data = write_all(fixture, 2 * MIB, 6);
+    close_device(fixture);
+    if (geteuid() != 0)
+        skip();
+    assert_int_equal(chmod(path, 0444), 0);
+    assert_int_equal(chmod(fixture->dir, 0755) | chmod(fixture->root, 0755), 0);
+    fixture->dev.readonly = true;
+    child = fork();
+    if (child == 0) {
+        if (setresuid(65534, 65534, 65534) < 0 || open_existing(fixture, "disk") < 0)
+            _exit(2);
+        heat(fixture, data, 2 * MIB);
+        _exit(count_mappings(fixture, "disk") == 0 ? 0 : 1);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+}
+
 static void a_transfer_that_memory_refuses_ends(void **state)
 {
     struct fixture *fixture = *state;
@@ -1265,6 +1397,10 @@ static int run_all(const char *name, const char *base, bool no_ring)
         TEST(a_cached_read_is_served_at_once),
         TEST(a_cached_range_can_be_sent_from_the_file),
         TEST(a_read_past_a_truncated_file_is_an_error),
+        TEST(what_is_hot_is_mapped_and_always_current),
+        TEST(mapped_ranges_can_be_sent_from_memory),
+        TEST(a_hot_file_that_is_truncated_fails_and_nothing_else),
+        TEST(a_file_of_others_is_not_mapped),
         TEST(a_transfer_that_memory_refuses_ends),
         TEST(trim_gives_blocks_back),
         TEST(zeroes_with_and_without_holes_read_as_zero),
