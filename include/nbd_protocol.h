@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
  *
  * The NBD protocol on the wire: constants and packed structures, all integers big-endian.
- * Source: doc/proto.md of the NBD project ("the protocol document"). No code.
+ * Offsets, lengths and sizes are bytes. Source: doc/proto.md of the NBD project ("the protocol
+ * document"), whose names these are. No code.
  */
 #ifndef NBD_PROTOCOL_H
 #define NBD_PROTOCOL_H
@@ -57,20 +58,20 @@
 #define NBD_MAX_STRING 4096u /* names, descriptions, contexts, error texts; bytes */
 
 struct nbd_greeting {
-    uint64_t magic, ihaveopt;
-    uint16_t flags;
+    uint64_t magic, ihaveopt; /* NBD_MAGIC, NBD_IHAVEOPT */
+    uint16_t flags;           /* NBD_FLAG_FIXED_NEWSTYLE ... */
 } __attribute__((packed));
 
 struct nbd_option {
     uint64_t ihaveopt;
-    uint32_t option;
+    uint32_t option; /* NBD_OPT_* */
     uint32_t length; /* of the data that follows */
 } __attribute__((packed));
 
 struct nbd_option_reply {
-    uint64_t magic;
-    uint32_t option;
-    uint32_t type;
+    uint64_t magic;  /* NBD_REPLY_MAGIC */
+    uint32_t option; /* the one that is answered */
+    uint32_t type;   /* NBD_REP_* */
     uint32_t length; /* of the data that follows */
 } __attribute__((packed));
 
@@ -81,13 +82,13 @@ struct nbd_export_name_reply {
 } __attribute__((packed));
 
 struct nbd_info_export {
-    uint16_t type;
+    uint16_t type;  /* NBD_INFO_EXPORT */
     uint64_t size;
-    uint16_t flags;
+    uint16_t flags; /* transmission flags */
 } __attribute__((packed));
 
 struct nbd_info_block_size {
-    uint16_t type;
+    uint16_t type; /* NBD_INFO_BLOCK_SIZE */
     uint32_t minimum, preferred, maximum;
 } __attribute__((packed));
 
@@ -130,14 +131,16 @@ struct nbd_info_block_size {
 #define NBD_CMD_FLAG_PAYLOAD_LEN (1u << 5)
 
 struct nbd_compact_request {
-    uint32_t magic;
-    uint16_t flags, type;
-    uint64_t cookie, offset;
+    uint32_t magic;       /* NBD_REQUEST_MAGIC */
+    uint16_t flags, type; /* NBD_CMD_FLAG_*, NBD_CMD_* */
+    uint64_t cookie;      /* the client's own: its reply has the same */
+    uint64_t offset;
     uint32_t length;
 } __attribute__((packed));
 
+/* When EXTENDED_HEADERS was negotiated. */
 struct nbd_extended_request {
-    uint32_t magic;
+    uint32_t magic; /* NBD_EXTENDED_REQUEST_MAGIC */
     uint16_t flags, type;
     uint64_t cookie, offset, length;
 } __attribute__((packed));
@@ -159,21 +162,24 @@ struct nbd_extended_request {
 #define NBD_REPLY_TYPE_ERROR_OFFSET 0x8002
 
 struct nbd_simple_reply {
-    uint32_t magic, error;
+    uint32_t magic; /* NBD_SIMPLE_REPLY_MAGIC */
+    uint32_t error; /* NBD_SUCCESS, NBD_E* */
     uint64_t cookie;
 } __attribute__((packed));
 
 struct nbd_structured_reply {
-    uint32_t magic;
-    uint16_t flags, type;
+    uint32_t magic;       /* NBD_STRUCTURED_REPLY_MAGIC */
+    uint16_t flags, type; /* NBD_REPLY_FLAG_*, NBD_REPLY_TYPE_* */
     uint64_t cookie;
-    uint32_t length;
+    uint32_t length;      /* of the payload that follows */
 } __attribute__((packed));
 
 struct nbd_extended_reply {
-    uint32_t magic;
+    uint32_t magic; /* NBD_EXTENDED_REPLY_MAGIC */
     uint16_t flags, type;
-    uint64_t cookie, offset, length;
+    uint64_t cookie;
+    uint64_t offset; /* of the request */
+    uint64_t length; /* of the payload that follows */
 } __attribute__((packed));
 
 /* Error values on the wire; no other may be sent. */

@@ -37,11 +37,11 @@ struct json_object;
 /* Why a call failed: an errno value and the sentence that the operator will read. It names
  * the object and the cause, and starts with a small letter: it is put behind a prefix. */
 struct nbd_failure {
-    int code;
-    char message[1024];
+    int code;           /* positive, of errno(3) */
+    char message[1024]; /* UTF-8, no newline; "": none */
 };
 
-/* Fill *why (which may be NULL) and return -code. */
+/* Fill *why (which may be NULL) and return -code. Any thread. */
 __attribute__((format(printf, 3, 4)))
 static inline int nbd_fail(struct nbd_failure *why, int code, const char *format, ...)
 {
@@ -77,14 +77,17 @@ struct nbd_host {
         __attribute__((format(printf, 2, 3)));
 
     /* Loop thread. Calls ready(arg) on the loop whenever fd is readable, until unwatch().
-     * NULL when there is no memory or no such descriptor. fd stays the caller's. */
+     * NULL when there is no memory or no such descriptor. fd stays the caller's, who closes it
+     * after unwatch() only. */
     struct nbd_watch *(*watch)(int fd, void (*ready)(void *arg), void *arg);
     void (*unwatch)(struct nbd_watch *watch);
 
-    /* Any thread. Runs work(arg) on a worker thread, then done(arg) on the loop. */
+    /* Any thread. Runs work(arg) on a worker thread, then done(arg) on the loop, never from
+     * inside run(); arg stays the caller's. */
     void (*run)(void (*work)(void *arg), void (*done)(void *arg), void *arg);
 
-    /* Any thread. Runs fn(arg) on the loop. */
+    /* Any thread. Runs fn(arg) on the loop, never from inside post(); arg stays the
+     * caller's. */
     void (*post)(void (*fn)(void *arg), void *arg);
 
     /* -- Later than the first version: ask nbd_host_has() first. -- */
@@ -116,7 +119,7 @@ struct nbd_config {
     uint32_t size; /* of this struct, as the daemon knows it */
     const struct nbd_host *host;
     unsigned threads;              /* worker threads one device may keep busy */
-    const char *gluster_host;      /* management host ("ghost") */
+    const char *gluster_host;      /* management host ("ghost"): a name or an address */
     const char *const *file_roots; /* absolute paths, NULL-terminated */
 };
 
@@ -126,14 +129,14 @@ struct nbd_config {
  * is neither offered to clients nor submitted, except that FUA is then done as a write and a
  * flush, and zeroes as a write of zeroes. */
 enum nbd_caps {
-    NBD_CAP_FLUSH = 1 << 0,
-    NBD_CAP_FUA = 1 << 1,
-    NBD_CAP_TRIM = 1 << 2,
+    NBD_CAP_FLUSH = 1 << 0,      /* completed writes can be brought to stable storage */
+    NBD_CAP_FUA = 1 << 1,        /* so can a single write, before it is done */
+    NBD_CAP_TRIM = 1 << 2,       /* ranges can be given up; what they read as is open */
     NBD_CAP_WRITE_ZEROES = 1 << 3,
     NBD_CAP_FAST_ZERO = 1 << 4,  /* can tell beforehand that zeroing would be slow */
-    NBD_CAP_CACHE = 1 << 5,
+    NBD_CAP_CACHE = 1 << 5,      /* ranges can be read ahead */
     NBD_CAP_MULTI_CONN = 1 << 6, /* a flush covers completed writes of every connection */
-    NBD_CAP_ROTATIONAL = 1 << 7,
+    NBD_CAP_ROTATIONAL = 1 << 7, /* seeks cost time; clients are told */
 };
 
 /* A handler-specific setting of a backstore, such as direct=true. */
@@ -142,24 +145,26 @@ struct nbd_opt {
     const char *value;
 };
 
-/* A backstore. Owned by the daemon. */
+/* A backstore. Owned by the daemon, with the strings and options; all of it is valid from
+ * cfg_parse() until destroy() has returned. */
 struct nbd_device {
     /* Set by the daemon before cfg_parse(); the handler only reads them. */
     const char *name;   /* of the export */
     const char *target; /* what cfg_parse() gets */
-    const struct nbd_opt *opts;
+    const struct nbd_opt *opts; /* those that are the handler's, no key twice */
     size_t n_opts;
-    bool readonly;  /* open it for reading only */
+    bool readonly;  /* open it for reading only; may change between uses */
     bool prealloc;  /* create(): allocate all blocks now */
     bool trusted;   /* the target was written by the machine's administrator (command line,
                        conf.d), not received through the control port */
     uint64_t size;  /* create(), resize(): the wanted size */
 
-    /* Set by the handler in map(). Zero means: no capability; blocks of 1 byte minimum,
-     * 4096 preferred, 32 MiB maximum. Powers of two. */
-    uint32_t caps;
-    uint32_t min_block;  /* smallest unit and alignment of a request */
-    uint32_t pref_block; /* unit that is fast */
+    /* Set by the handler in map(). Before it the daemon sets: no capability, blocks of 1 byte
+     * minimum, 4096 preferred. Powers of two: min_block up to 65536, pref_block up to 4 MiB;
+     * else these are taken. A READ or WRITE has 64 MiB at most, whatever they are. */
+    uint32_t caps;       /* of enum nbd_caps */
+    uint32_t min_block;  /* smallest unit and alignment of a request, bytes */
+    uint32_t pref_block; /* unit that is fast, bytes */
 
     void *priv; /* the handler's own */
 };
@@ -188,11 +193,12 @@ enum nbd_request_flag {
  * change. FLUSH has offset and length 0. */
 struct nbd_request {
     struct nbd_device *dev;
-    uint64_t offset;
-    uint64_t length;
+    uint64_t offset; /* bytes, from the start of the device */
+    uint64_t length; /* bytes */
     uint16_t op;    /* enum nbd_op */
     uint16_t flags; /* enum nbd_request_flag */
-    void *data;     /* READ: where to put `length` bytes; WRITE: the bytes; else NULL */
+    void *data;     /* READ: where to put `length` bytes; WRITE: the bytes; else NULL. The
+                       daemon's, until done() */
 
     /* Ends the request, exactly once, from any thread: result is 0 or a negative errno.
      * The request may be gone when done() returns. */
@@ -208,7 +214,8 @@ enum nbd_extent_flag {
     NBD_EXTENT_ZERO = 1 << 1, /* reads as zeroes */
 };
 
-/* Takes one extent, adjacent to the one before; nonzero: enough, stop. */
+/* Takes one extent of `length` bytes, adjacent to the one before; flags are of enum
+ * nbd_extent_flag. Nonzero: enough, stop. On the thread of extents(). */
 typedef int nbd_add_extent(void *arg, uint64_t length, uint32_t flags);
 
 /* ---- The handler ----------------------------------------------------------------------- */
@@ -236,10 +243,11 @@ struct nbd_handler {
     /* Close it; no request is outstanding. */
     void (*unmap)(struct nbd_device *dev);
 
-    /* Size of the mapped device, or a negative errno. */
+    /* Size of the mapped device in bytes, or a negative errno. */
     int64_t (*get_size)(struct nbd_device *dev);
 
-    /* Logical block size of the mapped device for kernel clients; 0 means 512. */
+    /* Logical block size of the mapped device for kernel clients: bytes, a power of two from
+     * 512 to 4096; anything else means 512. NULL: 512. */
     int64_t (*get_blksize)(struct nbd_device *dev);
 
     /* One request, may block; ends in rq->done(). Used when there is no submit(). */
@@ -275,13 +283,15 @@ struct nbd_handler {
     int (*extents)(struct nbd_device *dev, uint64_t offset, uint64_t length,
                    nbd_add_extent *add, void *arg);
 
-    /* Worker thread. Change the size of the mapped device to dev->size. */
+    /* Worker thread, may block; requests go on. Change the size of the mapped device to
+     * dev->size, larger or smaller. 0 or a negative errno with *why filled; the daemon then
+     * asks get_size(). */
     int (*resize)(struct nbd_device *dev, struct nbd_failure *why);
 
     /* Loop thread, while create() runs on a worker: make it end soon with -ECANCELED. */
     void (*cancel)(struct nbd_device *dev);
 
-    /* Loop thread, while create() runs on a worker: bytes done and to do. */
+    /* Loop thread, must not block, while create() runs on a worker: bytes done and to do. */
     void (*progress)(struct nbd_device *dev, uint64_t *done, uint64_t *total);
 
     /* Worker thread. Free what cfg_parse() made. The last call for this device. */
