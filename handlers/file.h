@@ -165,6 +165,9 @@ const void *file_mapped(struct nbd_device *dev, uint64_t offset, uint64_t *lengt
  * another way; rq->data may have been written to. */
 bool file_read_mapped(struct nbd_request *rq);
 
+/* The same for a write, to tmpfs only. False: it has to be made in another way, as a whole. */
+bool file_write_mapped(struct nbd_request *rq);
+
 /* Worker thread, when nobody reads any more: unmap all. */
 void file_mapped_close(struct file *file);
 

@@ -128,6 +128,12 @@ static void unmap_chunk(struct chunk *chunk)
     atomic_fetch_sub(&n_mapped, 1);
 }
 
+/* Storing into a page may wait for a file system, but not for tmpfs. */
+static bool may_write(const struct file *file)
+{
+    return file->in_memory && !file->dev->readonly;
+}
+
 static bool map_chunk(const struct file *file, struct chunk *chunk)
 {
     void *address;
@@ -136,8 +142,8 @@ static bool map_chunk(const struct file *file, struct chunk *chunk)
         atomic_fetch_sub(&n_mapped, 1);
         return false;
     }
-    address = mmap(NULL, CHUNK_BYTES, PROT_READ, MAP_SHARED, file->fd,
-                   (off_t)(chunk->number * CHUNK_BYTES));
+    address = mmap(NULL, CHUNK_BYTES, PROT_READ | (may_write(file) ? PROT_WRITE : 0),
+                   MAP_SHARED, file->fd, (off_t)(chunk->number * CHUNK_BYTES));
     if (address == MAP_FAILED) {
         atomic_fetch_sub(&n_mapped, 1);
         return false;
@@ -181,6 +187,14 @@ static void look(struct mapped *mapped, struct chunk *chunk, uint32_t now)
     chunk->believed = true;
 }
 
+/* All at once, instead of a page fault for every few pages. */
+static void populate(const struct file *file, const struct chunk *chunk)
+{
+    if (chunk->resident == CHUNK_BYTES >> page_shift)
+        madvise(chunk->address, CHUNK_BYTES,
+                may_write(file) ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
+}
+
 /* At the end of the time for which it was believed, or counted. */
 static void begin_anew(struct file *file, struct chunk *chunk, uint32_t now)
 {
@@ -203,8 +217,10 @@ static void count_towards_mapping(struct file *file, struct chunk *chunk, uint32
     chunk->hits += hits;
     if (chunk->hits < HITS_TO_MAP)
         return;
-    if (map_chunk(file, chunk))
+    if (map_chunk(file, chunk)) {
         look(file->mapped, chunk, now);
+        populate(file, chunk);
+    }
     chunk->since_ms = now;
     chunk->hits = 0;
 }
@@ -307,6 +323,15 @@ bool file_read_mapped(struct nbd_request *rq)
     const void *data = length > 0 ? file_mapped(rq->dev, rq->offset, &length) : NULL;
 
     return data != NULL && length == rq->length && copy(rq->data, data, length);
+}
+
+bool file_write_mapped(struct nbd_request *rq)
+{
+    uint64_t length = rq->length;
+    const void *data = length > 0 && may_write(file_of(rq))
+                           ? file_mapped(rq->dev, rq->offset, &length) : NULL;
+
+    return data != NULL && length == rq->length && copy((void *)data, rq->data, length);
 }
 
 void file_mapped_close(struct file *file)

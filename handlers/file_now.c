@@ -141,6 +141,8 @@ int file_write_now(struct nbd_request *rq)
 
     if (file->direct_fd >= 0 || rq->length > INLINE_MAX_BYTES)
         return -EAGAIN;
+    if (file_write_mapped(rq))
+        return 0;
     n = write_inline(file, rq);
     if (n < 0)
         return errno == EINTR || errno == EFAULT ? -EAGAIN : -errno;
