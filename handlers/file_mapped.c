@@ -3,8 +3,9 @@
  * Reading what is hot without asking the kernel for each request: chunks of the file that are
  * read often are mapped into memory, and copied or sent from there. A page that is not in memory
  * would stop the loop until it has been read, so mincore(2) tells which pages are; what it says
- * counts for a moment only, and after it has seen pages go, mapping rests for a while. Runs on
- * the loop, but for file_may_be_mapped() and file_mapped_close().
+ * counts for a moment only, and after it has seen pages go, mapping rests for a while. Writes go
+ * this way to tmpfs only, where they never wait for a file system. Runs on the loop, but for
+ * file_may_be_mapped() and file_mapped_close().
  */
 #include <fcntl.h>
 #include <glib.h>

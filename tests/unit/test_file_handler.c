@@ -855,7 +855,9 @@ static void heat(struct fixture *fixture, const uint8_t *data, size_t length)
 static void what_is_hot_is_mapped_and_always_current(void **state)
 {
     struct fixture *fixture = *state;
+    g_autofree char *path = path_in(fixture, "disk");
     g_autofree uint8_t *data = NULL;
+    g_autofree char *stored = NULL;
     uint8_t back[8192];
 
     open_new(fixture, "disk", 5 * MIB);
@@ -881,6 +883,8 @@ static void what_is_hot_is_mapped_and_always_current(void **state)
     fixture->handler->unmap(&fixture->dev);
     fixture->mapped = false;
     assert_int_equal(count_mappings(fixture, "disk"), 0);
+    assert_true(g_file_get_contents(path, &stored, NULL, NULL));
+    assert_memory_equal(stored, data, 5 * MIB);
 }
 
 static void mapped_ranges_can_be_sent_from_memory(void **state)
