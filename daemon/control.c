@@ -262,12 +262,13 @@ void control_kick_export(struct export *export, const char *reason)
         connection_kick_export(export->server->connections, export, reason);
 }
 
-void control_forget_export(struct export *export, const char *reason)
+void control_forget_export(struct export *export, const char *reason, void (*on_gone)(void *arg),
+                           void *arg)
 {
     control_kick_export(export, reason);
     while (export->mappings->len > 0)
         mapping_remove(g_ptr_array_index(export->mappings, 0));
-    registry_remove(export, NULL, NULL);
+    registry_remove(export, on_gone, arg);
 }
 
 /* ---- The daemon ---- */

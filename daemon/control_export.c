@@ -38,7 +38,7 @@ static void creation_fail(struct creation *creation, int result, const struct nb
     store_removed(server->store, creation->export->id);
     creation->export->job = NULL;
     job_end(creation->job, result, why); /* asks the export for its progress */
-    control_forget_export(creation->export, "the export could not be created");
+    control_forget_export(creation->export, "the export could not be created", NULL, NULL);
     store_jobs_changed(server->store);
     control_save(server);
     g_free(creation);
@@ -221,12 +221,37 @@ struct deletion {
     bool unknown;        /* no export of ours, added for the time of this job */
     bool keep_data;
     struct event *drain; /* NULL: its clients have been cut off */
+    int result;          /* 0, or negative errno and why */
+    struct nbd_failure failure;
 };
+
+static void on_gone(void *arg)
+{
+    struct deletion *deletion = arg;
+
+    job_end(deletion->job, deletion->result, &deletion->failure);
+    g_free(deletion);
+}
+
+/* Who is told that the job has ended finds nothing of the export any more, unless clients that
+ * were cut off have not left yet: those are not waited for. */
+static void forget_deleted(struct deletion *deletion)
+{
+    struct export *export = deletion->export;
+    bool in_use = export->connections > 0;
+
+    control_forget_export(export, "the export was deleted", in_use ? NULL : on_gone, deletion);
+    if (in_use)
+        on_gone(deletion);
+}
 
 static void deletion_end(struct deletion *deletion, int result, const struct nbd_failure *why)
 {
     struct server *server = deletion->server;
 
+    deletion->result = result;
+    if (why != NULL)
+        deletion->failure = *why;
     deletion->export->job = NULL;
     if (deletion->drain != NULL)
         event_free(deletion->drain);
@@ -239,10 +264,10 @@ static void deletion_end(struct deletion *deletion, int result, const struct nbd
     if (result == 0 || deletion->unknown) {
         /* Again: a client that opened it meanwhile made it known to the store. */
         store_removed(server->store, deletion->export->id);
-        control_forget_export(deletion->export, "the export was deleted");
+        forget_deleted(deletion);
+    } else {
+        on_gone(deletion);
     }
-    job_end(deletion->job, result, why);
-    g_free(deletion);
     if (result < 0) {
         store_jobs_changed(server->store);
         control_save(server);

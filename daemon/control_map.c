@@ -54,7 +54,7 @@ static void premap_fail(struct premap *premap, const struct nbd_failure *why)
     premap_undo(premap);
     if (premap->adopted) {
         store_removed(premap->server->store, premap->export->id);
-        control_forget_export(premap->export, "the export could not be opened");
+        control_forget_export(premap->export, "the export could not be opened", NULL, NULL);
     }
     if (premap->call != NULL)
         control_refuse_failure(premap->call, why);
@@ -271,7 +271,7 @@ static void premap_new(struct rpc_call *call, struct server *server, const nr_ma
     }
     if (!check_premap(call, export, args)) {
         if (adopted)
-            control_forget_export(export, "it was not mapped");
+            control_forget_export(export, "it was not mapped", NULL, NULL);
         return;
     }
     start_premap(call, server,

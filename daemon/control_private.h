@@ -99,7 +99,8 @@ void control_kick_export(struct export *export, const char *reason);
 void control_kick_mapping(struct server *server, const struct mapping *mapping,
                           const char *reason);
 
-/* Cuts off its clients, forgets its mappings, hides it. */
-void control_forget_export(struct export *export, const char *reason);
+/* Cuts off its clients, forgets its mappings, hides it. on_gone: as of registry_remove(). */
+void control_forget_export(struct export *export, const char *reason, void (*on_gone)(void *arg),
+                           void *arg);
 
 #endif

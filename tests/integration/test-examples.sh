@@ -62,11 +62,14 @@ with Daemon(unix=sys.argv[2]) as daemon:
     for name in names:
         daemon.wait(daemon.create("null", name, size=1 << 20, name=name)["id"])
     print(len(list(daemon.exports())), daemon.export("disk300")["size"])
+    left = 0
     for name in names:
         daemon.wait(daemon.delete(name)["id"])
-    print(len(list(daemon.exports())))
+        if name in names[-40:]:
+            left += any(export["name"] == name for export in daemon.exports())
+    print(left, len(list(daemon.exports())))
 EOF
-same "as a module, with many pages" "300 1048576 0" "$(tr '\n' ' ' <"$T/out" | sed 's/ $//')"
+same "as a module, with many pages" "300 1048576 0 0" "$(tr '\n' ' ' <"$T/out" | sed 's/ $//')"
 WHERE=(--port "$(port_of nbd)")
 refuses "the wrong port is told" 1 "nbd_runner_rpc:" rpc list
 WHERE=(--unix "$D/nothing")
