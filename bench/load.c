@@ -446,7 +446,7 @@ static void watch_memory(uint64_t now, long *peak_kb)
     if (!run.o->watch || now < next_ns)
         return;
     measure_session(run.o->session, false, &usage);
-    *peak_kb = MAX(*peak_kb, usage.rss_kb);
+    *peak_kb = MAX(*peak_kb, usage.anonymous_kb);
     next_ns = now + WATCH_NS;
 }
 
@@ -506,8 +506,8 @@ static void report(const struct sample *from, const struct sample *to, long peak
            gb > 0 ? server / gb : 0);
     printf("\"server_busy\": %.3f, \"client_busy\": %.3f, \"others_busy\": %.3f, ", server / s,
            self / s, others / s);
-    printf("\"rss_kb\": %ld, \"pss_kb\": %ld, \"peak_rss_kb\": %ld, ", to->server.rss_kb,
-           to->server.pss_kb, MAX(peak_kb, to->server.rss_kb));
+    printf("\"anonymous_kb\": %ld, \"pss_kb\": %ld, \"peak_anonymous_kb\": %ld, ",
+           to->server.anonymous_kb, to->server.pss_kb, MAX(peak_kb, to->server.anonymous_kb));
     printf("\"processes\": %u, \"threads\": %u}\n", to->server.processes, to->server.threads);
 }
 

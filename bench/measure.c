@@ -109,10 +109,23 @@ static long pss_kb(const char *pid)
     return line != NULL ? atol(line + strlen("\nPss:")) : 0;
 }
 
+/* What is the process's own: not the page cache's, which is there for whoever reads the file. */
+static long anonymous_kb(const char *pid)
+{
+    char path[64], text[128];
+    long size, resident, shared;
+
+    snprintf(path, sizeof(path), "/proc/%.16s/statm", pid);
+    if (!read_text(path, text, sizeof(text)) ||
+        sscanf(text, "%ld %ld %ld", &size, &resident, &shared) != 3)
+        return 0;
+    return (resident - shared) * (sysconf(_SC_PAGESIZE) / 1024);
+}
+
 /* Fields of /proc/PID/stat from the third on, by their numbers in proc(5). */
 static void add_process(const char *pid, int session, bool pss, struct usage *usage)
 {
-    long field[25] = { 0 };
+    long field[21] = { 0 };
     char path[64], text[1024], *at;
 
     snprintf(path, sizeof(path), "/proc/%.16s/stat", pid);
@@ -122,13 +135,13 @@ static void add_process(const char *pid, int session, bool pss, struct usage *us
     if (at == NULL || strlen(at) < 4)
         return;
     at += 3;
-    for (int i = 4; i < 25; i++)
+    for (int i = 4; i < 21; i++)
         field[i] = strtol(at, &at, 10);
     if (field[6] != session)
         return;
     usage->cpu_s += (double)(field[14] + field[15] + field[16] + field[17]) /
                     (double)sysconf(_SC_CLK_TCK);
-    usage->rss_kb += field[24] * (sysconf(_SC_PAGESIZE) / 1024);
+    usage->anonymous_kb += anonymous_kb(pid);
     usage->threads += (unsigned)field[20];
     usage->processes++;
     if (pss)

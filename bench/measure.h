@@ -13,7 +13,7 @@ uint64_t measure_now_ns(void);
 /* Of all processes of one session, children that have ended included. */
 struct usage {
     double cpu_s;
-    long rss_kb, pss_kb;
+    long anonymous_kb, pss_kb;
     unsigned processes, threads;
 };
 

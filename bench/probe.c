@@ -66,9 +66,9 @@ void probe_connect(const struct options *o)
     others = measure_machine_s() - machine - (to.cpu_s - from.cpu_s) -
              (measure_self_s() - self);
     printf("{\"ops\": %.0f, \"iops\": %.0f, \"p50_us\": %.1f, \"p99_us\": %.1f, "
-           "\"server_us\": %.2f, \"others_busy\": %.3f, \"rss_kb\": %ld}\n",
+           "\"server_us\": %.2f, \"others_busy\": %.3f, \"anonymous_kb\": %ld}\n",
            n, n / s, latency_us(0.5), latency_us(0.99), (to.cpu_s - from.cpu_s) * 1e6 / n,
-           others / s, to.rss_kb);
+           others / s, to.anonymous_kb);
     g_free(data);
 }
 

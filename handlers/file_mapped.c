@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -28,8 +29,13 @@
 /* Of one file: 8 GiB may be mapped. Each is found by its number, modulo this. */
 #define CHUNKS 4096
 
-/* Of all files: a process has 65,530 mappings (vm.max_map_count), and others need some. */
+/* Of all files: so much of the memory of this machine, in no more mappings than leave most of
+ * the 65,530 that a process has (vm.max_map_count). */
+#define MEMORY_PART 8
 #define CHUNKS_OF_ALL_FILES 16384
+
+/* Set in the environment: map nothing. */
+#define NO_MAPPING_VARIABLE "NBD_RUNNER_NO_MAPPING"
 
 /* Reads of a file until it gets its table of chunks. */
 #define READS_MIN 64
@@ -71,7 +77,7 @@ struct mapped {
 };
 
 static atomic_uint n_mapped;
-static unsigned page_shift;
+static unsigned page_shift, n_mapped_max;
 static bool handles_sigbus;
 static struct sigaction former_action;
 
@@ -139,7 +145,7 @@ static bool map_chunk(const struct file *file, struct chunk *chunk)
 {
     void *address;
 
-    if (atomic_fetch_add(&n_mapped, 1) >= CHUNKS_OF_ALL_FILES) {
+    if (atomic_fetch_add(&n_mapped, 1) >= n_mapped_max) {
         atomic_fetch_sub(&n_mapped, 1);
         return false;
     }
@@ -281,6 +287,18 @@ bool file_may_be_mapped(const struct file *file, const struct stat *st)
     return st->st_uid == geteuid() || faccessat(AT_FDCWD, self, W_OK, AT_EACCESS) == 0;
 }
 
+/* Where the address space is limited, it is wanted for other things. */
+static unsigned most_chunks(void)
+{
+    uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) << page_shift;
+    struct rlimit limit;
+
+    if (g_strcmp0(getenv(NO_MAPPING_VARIABLE), "1") == 0 ||
+        getrlimit(RLIMIT_AS, &limit) < 0 || limit.rlim_cur != RLIM_INFINITY)
+        return 0;
+    return (unsigned)MIN(memory / MEMORY_PART / CHUNK_BYTES, CHUNKS_OF_ALL_FILES);
+}
+
 static void begin(void)
 {
     struct sigaction action = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_NODEFER};
@@ -288,6 +306,7 @@ static void begin(void)
     if (handles_sigbus)
         return;
     page_shift = (unsigned)g_bit_nth_msf((gulong)sysconf(_SC_PAGESIZE), -1);
+    n_mapped_max = most_chunks();
     handles_sigbus = sigaction(SIGBUS, &action, &former_action) == 0;
 }
 
@@ -296,7 +315,8 @@ static bool has_table(struct file *file)
 {
     if (file->mapped == NULL && file->can_map && ++file->reads >= READS_MIN) {
         begin();
-        file->mapped = calloc(1, sizeof(*file->mapped));
+        file->can_map = n_mapped_max > 0;
+        file->mapped = file->can_map ? calloc(1, sizeof(*file->mapped)) : NULL;
     }
     return file->mapped != NULL;
 }
