@@ -624,8 +624,8 @@ static bool is_loading(struct connection *conn)
 {
     struct request *request = conn->replies;
 
-    if (request == NULL)
-        return false;
+    if (request == NULL || request->loading)
+        return request != NULL;
     if (conn->recheck && request->file >= 0 && !transmission_is_cached(conn, request))
         transmission_load(conn, request);
     return request->loading;

@@ -6,6 +6,7 @@
  */
 #include "transmission.h"
 
+#include <assert.h>
 #include <endian.h>
 #include <errno.h>
 #include <string.h>
@@ -431,6 +432,7 @@ void transmission_load(struct connection *conn, struct request *request)
 {
     uint64_t done = sent_data(request);
 
+    assert(!request->loading);
     request->rq.offset = request->offset + done;
     request->rq.length = request->length - done;
     request->rq.flags = 0;

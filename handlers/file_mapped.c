@@ -88,11 +88,14 @@ static __thread sigjmp_buf *rescue;
 
 static void on_sigbus(int number, siginfo_t *info, void *context)
 {
+    static const char words[] = "nbd-runner: SIGBUS outside of a read from mapped memory\n";
+
     (void)info;
     (void)context;
     if (rescue != NULL)
         siglongjmp(*rescue, 1);
     /* Not ours: it comes again when this returns. */
+    (void)!write(STDERR_FILENO, words, sizeof(words) - 1);
     sigaction(number, &former_action, NULL);
 }
 

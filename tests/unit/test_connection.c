@@ -217,6 +217,36 @@ static void a_hot_file_that_becomes_short_in_a_structured_reply_is_an_error_chun
     becomes_short_in_a_structured_reply(*state, true);
 }
 
+/* Data that has left the page cache while the client was slow is loaded once, however often
+ * there is a reason to look at the connection meanwhile. */
+static void what_left_the_cache_in_a_reply_is_loaded_once(void **state)
+{
+    struct harness *harness = *state;
+    g_autofree char *path = harness_path(harness, "disk");
+    g_autofree uint8_t *data = g_malloc(8 * MIB);
+    struct nbd_simple_reply reply;
+
+    if (!has_cachestat())
+        skip();
+    harness_add_file(harness, "disk", 8 * MIB);
+    for (unsigned i = 0; i < 10; i++) {
+        struct client *client = client_on(harness, "disk");
+        int fd = open(path, O_RDWR | O_CLOEXEC);
+
+        client_requests(client, NBD_CMD_READ, 0, 0, 8 * MIB);
+        client_receives(client, &reply, sizeof(reply));
+        harness_settle(harness);
+        assert_int_equal(fsync(fd) | posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+        close(fd);
+        for (size_t done = 0; done < 8 * MIB; done += 65536) {
+            if (done < 2 * MIB) /* an answer to send is such a reason */
+                client_requests(client, NBD_CMD_FLUSH, 0, 0, 0);
+            client_receives(client, data + done, 65536);
+        }
+        is_pattern(data, 0, 8 * MIB);
+    }
+}
+
 /* ---- Clients that do not read ---- */
 
 /* In one piece, which the socket holds. */
@@ -613,6 +643,7 @@ int main(void)
         A_TEST(a_hot_file_that_becomes_short_in_a_simple_reply_ends_the_connection),
         A_TEST(a_file_that_becomes_short_in_a_structured_reply_is_an_error_chunk),
         A_TEST(a_hot_file_that_becomes_short_in_a_structured_reply_is_an_error_chunk),
+        A_TEST(what_left_the_cache_in_a_reply_is_loaded_once),
         A_TEST(who_does_not_read_its_replies_holds_only_itself),
         A_TEST(who_never_reads_and_leaves_leaves_nothing_behind),
         A_TIGHT_TEST(large_writes_of_many_clients_fit_into_a_small_budget),
