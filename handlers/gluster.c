@@ -343,6 +343,7 @@ static void progress(struct nbd_device *dev, uint64_t *done, uint64_t *total)
 
 static void fini(void)
 {
+    gather_fini();
     recover_fini();
     volumes_fini();
 }
@@ -372,6 +373,7 @@ struct nbd_handler *handler_init(const struct nbd_config *cfg)
     config = cfg;
     volumes_init();
     gluster_io_init(cfg);
+    gather_init(cfg);
     recover_init(cfg);
     return &handler;
 }

@@ -8,6 +8,7 @@
  *   gluster_create.c  making and removing files
  *   gluster_extents.c where data is and where holes are
  *   gluster_io.c      requests, step by step, and the group commit of flushes
+ *   gluster_gather.c  answers that come to the loop together
  *   gluster_recover.c requests that wait while the bricks are away
  */
 #ifndef NBD_HANDLER_GLUSTER_H
@@ -23,6 +24,9 @@
 
 /* How long map(), create() and delete() wait for a volume or a file to open. */
 #define OPEN_LIMIT_S 20
+
+/* With these, gluster's threads and ours are in each other's way all the time. */
+#define FEW_PROCESSORS 2
 
 /* ---- gluster_volume.c ---- */
 
@@ -115,6 +119,7 @@ struct disk {
 
     struct session *session; /* NULL: not mapped */
     bool can_seek;           /* worker */
+    atomic_uint out;         /* requests that gluster has */
 
     /* Loop thread from here on. What the volume is believed to be able to do, until it says
      * otherwise. */
@@ -200,6 +205,16 @@ void gluster_submit(struct nbd_request *rq);
 
 /* Run the step where the request stopped once more. */
 void gluster_resume(struct nbd_request *rq);
+
+/* ---- gluster_gather.c ---- */
+
+/* Loop thread. */
+void gather_init(const struct nbd_config *config);
+void gather_start(void);
+void gather_fini(void);
+
+/* Any thread. End a request, with success, soon; `out` others of its disk are with gluster. */
+void gather_end(struct nbd_request *rq, unsigned out);
 
 /* ---- gluster_recover.c: loop thread ---- */
 

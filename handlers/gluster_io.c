@@ -265,13 +265,14 @@ static void on_step_ended(glfs_fd_t *fd, ssize_t ret, struct glfs_stat *pre,
     int err = gluster_errno();
     struct nbd_request *rq = arg;
     struct progress *progress = progress_of(rq);
+    unsigned out = atomic_fetch_sub(&disk_of(rq)->out, 1) - 1;
 
     (void)fd;
     (void)pre;
     (void)post;
     if (ret == (ssize_t)progress->piece && progress->piece == rq->length &&
         progress->step <= STEP_WRITE && !wants_sync(rq)) {
-        rq->done(rq, 0);
+        gather_end(rq, out);
         return;
     }
     progress->result = ret < 0 ? -err : (int32_t)MIN(ret, (ssize_t)progress->piece);
@@ -312,8 +313,10 @@ static int call_gluster(struct nbd_request *rq)
 /* When the call returns the request may be gone already. */
 static void run_step(struct nbd_request *rq)
 {
+    atomic_fetch_add(&disk_of(rq)->out, 1);
     errno = 0;
     if (call_gluster(rq) < 0) {
+        atomic_fetch_sub(&disk_of(rq)->out, 1);
         progress_of(rq)->result = -gluster_errno();
         host->post(after_step, rq);
     }
@@ -367,6 +370,7 @@ void gluster_submit(struct nbd_request *rq)
     const struct disk *disk = disk_of(rq);
 
     tell_identity();
+    gather_start();
     *progress_of(rq) = (struct progress){
         .step = rq->op == NBD_OP_FLUSH ? STEP_SYNC : STEP_READ,
     };

@@ -136,7 +136,7 @@ static int set_logging(const struct volume *volume)
  * each reply of a brick from one to the other: a quarter of a read's processor time. */
 static int set_threads(const struct volume *volume)
 {
-    if (g_get_num_processors() > 2)
+    if (g_get_num_processors() > FEW_PROCESSORS)
         return 0;
     return glfs_set_xlator_option(volume->fs, "*-client-*", "event-threads", "1");
 }
