@@ -188,7 +188,7 @@ bool connection_kick(struct connection_table *table, uint64_t id, const char *re
 unsigned connection_kick_export(struct connection_table *table, const struct export *export,
                                 const char *reason);
 
-/* ---- For handshake.c and transmission.c ---- */
+/* ---- For handshake.c, transmission.c and the commands ---- */
 
 /* Room for `size` bytes of output (at most SCRATCH_BYTES), or NULL when the output is full:
  * then stop and return 0 from the parser; it is called again when there is room. */
