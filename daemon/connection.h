@@ -97,7 +97,7 @@ struct connection {
     GList going_on;                 /* its link there */
     struct buffer_waiter memory;    /* waits for a payload buffer */
 
-    /* handshake.c: */
+    /* handshake*.c: */
     bool no_zeroes, structured, extended;
     unsigned n_options;
     uint64_t option_drain;          /* bytes of an option that are skipped */
