@@ -60,7 +60,7 @@ static int fill_failed(const struct file *file, int dir, int err, struct nbd_fai
 /* One slice, by writing where the file system cannot allocate; returns its length. */
 static int64_t allocate_slice(int fd, uint64_t offset, uint64_t left, bool *can_allocate)
 {
-    static const char zeroes[WRITE_BYTES];
+    static char zeroes[WRITE_BYTES]; /* const, they would be in the library's file */
     uint64_t length = MIN(left, ALLOCATE_BYTES);
     ssize_t n;
 

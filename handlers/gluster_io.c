@@ -283,7 +283,7 @@ static void on_step_ended(glfs_fd_t *fd, ssize_t ret, struct glfs_stat *pre,
 
 static int call_gluster(struct nbd_request *rq)
 {
-    static const char zeroes[ZEROES_BYTES];
+    static char zeroes[ZEROES_BYTES]; /* const, they would be in the library's file */
     struct progress *progress = progress_of(rq);
     const struct disk *disk = disk_of(rq);
     glfs_fd_t *fd = session_fd(disk->session);
