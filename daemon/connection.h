@@ -106,7 +106,7 @@ struct connection {
     unsigned contexts;              /* what SET_META_CONTEXT chose, a bit each */
     char *contexts_export;          /* and for which export; NULL: nothing */
 
-    /* transmission.c: */
+    /* transmission.c and commands*.c: */
     struct export *export;          /* a user of it; NULL before */
     uint64_t size;                  /* of the export, as it was told */
     struct mapping *mapping;        /* that it carries, or NULL; not owned */

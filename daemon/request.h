@@ -45,7 +45,7 @@ struct request {
     uint16_t wire_flags;      /* the client's: NBD_CMD_FLAG_* */
     uint64_t changes;         /* FLUSH: the export's when it was submitted */
 
-    /* commands.c: */
+    /* commands*.c: */
     uint64_t cookie;          /* in network order, as it came */
     uint64_t offset, length;  /* of the request, or of this part of it */
     int64_t started_ns;       /* when it was there as a whole; counters_now_ns() */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-3.0-or-later OR GPL-2.0-only
  *
  * The transmission phase: takes requests off the input, checks each once against a table of
- * rules and hands it to commands.c, or refuses it. The payload of a refused request is
+ * rules and hands it to its command, or refuses it. The payload of a refused request is
  * skipped, so that the stream stays in step.
  */
 #include "transmission.h"
