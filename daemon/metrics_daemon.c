@@ -40,22 +40,24 @@ static uint64_t get_stopping(const struct scrape *s)
     return s->server->stopping;
 }
 
+static void write_sample(struct scrape *s, const char *label, const char *value, uint64_t count)
+{
+    exposition_labels(&s->e, label, value, NULL);
+    exposition_count(&s->e, count);
+}
+
 /* Every state that has a name, also those that nothing is in: a series must not come and go. */
 static void write_states(struct scrape *s, const char *label, const unsigned *counts,
                          const char *const *names, size_t n)
 {
-    for (size_t i = 0; i < n; i++) {
-        exposition_labels(&s->e, label, names[i], NULL);
-        exposition_count(&s->e, counts[i]);
-    }
+    for (size_t i = 0; i < n; i++)
+        write_sample(s, label, names[i], counts[i]);
 }
 
 static void write_exports(struct scrape *s)
 {
-    for (unsigned i = 0; i <= EXPORT_FAULTED; i++) {
-        exposition_labels(&s->e, "state", export_state_name((enum export_state)i), NULL);
-        exposition_count(&s->e, s->exports[i]);
-    }
+    for (enum export_state i = 0; i <= EXPORT_FAULTED; i++)
+        write_sample(s, "state", export_state_name(i), s->exports[i]);
 }
 
 static void write_mappings(struct scrape *s)
@@ -148,10 +150,8 @@ static void write_worker_calls(struct scrape *s)
     unsigned running, queued;
 
     worker_pool_count(s->server->workers, &running, &queued);
-    exposition_labels(&s->e, "state", "running", NULL);
-    exposition_count(&s->e, running);
-    exposition_labels(&s->e, "state", "queued", NULL);
-    exposition_count(&s->e, queued);
+    write_sample(s, "state", "running", running);
+    write_sample(s, "state", "queued", queued);
 }
 
 static void write_lateness(struct scrape *s)
@@ -184,10 +184,8 @@ static void write_log_lines(struct scrape *s)
     static const enum nbd_log_level levels[] = { NBD_LOG_ERROR, NBD_LOG_WARNING, NBD_LOG_INFO,
                                                  NBD_LOG_DEBUG };
 
-    for (size_t i = 0; i < G_N_ELEMENTS(levels); i++) {
-        exposition_labels(&s->e, "level", log_level_name(levels[i]), NULL);
-        exposition_count(&s->e, log_written(levels[i]));
-    }
+    for (size_t i = 0; i < G_N_ELEMENTS(levels); i++)
+        write_sample(s, "level", log_level_name(levels[i]), log_written(levels[i]));
 }
 
 static uint64_t get_log_lost(const struct scrape *s)
