@@ -38,3 +38,16 @@ inside() { # ROOT COMMAND...: with a /proc and a /dev/null, and without services
 deb() { # PACKAGE: its file
     ls "$NR_DEBS/$1"_*.deb
 }
+
+# ---- what is there after the packages were installed, whichever kind they are of ----
+is_set_up() { # ROOT
+    local wants=$1/etc/systemd/system
+    check "the user is there" inside "$1" id nbd-runner
+    same "the daemon may make files in its configuration, not replace those of others" \
+        "1775 root nbd-runner" "$(inside "$1" stat -c '%a %U %G' /etc/nbd-runner)"
+    same "the images are its own" "750 nbd-runner" \
+        "$(inside "$1" stat -c '%a %U' /var/lib/nbd-runner/images)"
+    check "the service is enabled" test -L "$wants/multi-user.target.wants/nbd-runner.service"
+    check "the sockets are not" \
+        bash -c '! ls "$0"/sockets.target.wants 2>/dev/null | grep nbd-runner' "$wants"
+}

@@ -38,12 +38,7 @@ apt() { inside "$S" apt-get -y --no-install-recommends "$@"; }
 check "apt installs the packages and what they depend on" \
     apt install /root/debs/{nbd-runner,nbd-cli,nbd-runner-gluster,nbd-runner-ceph,nbd-runner-dev}.deb
 same "it is installed" "installed $version" "$(state_of nbd-runner)"
-check "the user is there" inside "$S" id nbd-runner
-same "the daemon may make files in its configuration, not replace those of others" \
-    "1775 root nbd-runner" "$(inside "$S" stat -c '%a %U %G' /etc/nbd-runner)"
-same "the images are its own" "750 nbd-runner" "$(inside "$S" stat -c '%a %U' /var/lib/nbd-runner/images)"
-check "the service is enabled" test -L "$S/etc/systemd/system/multi-user.target.wants/nbd-runner.service"
-check "the sockets are not" bash -c '! ls "$0"/etc/systemd/system/sockets.target.wants 2>/dev/null | grep nbd-runner' "$S"
+is_set_up "$S"
 check "the daemon starts and finds all its handlers" inside "$S" bash -c '
     nbd-runner --dir /tmp/d --handler-dir "$(dirname "$(ls /usr/lib/*/nbd-runner/libfile_handler.so)")" \
         >/tmp/log 2>&1 & pid=$!

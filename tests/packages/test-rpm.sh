@@ -67,12 +67,7 @@ of_root() { # rpm's own ARG...: scriptlets run inside
 all=()
 for part in $PARTS; do all+=("$(rpm_of $part)"); done
 check "rpm installs them" of_root -i "${all[@]}"
-check "the user is there" inside "$S" id nbd-runner
-same "the daemon may make files in its configuration, not replace those of others" \
-    "1775 root nbd-runner" "$(inside "$S" stat -c '%a %U %G' /etc/nbd-runner)"
-same "the images are its own" "750 nbd-runner" "$(inside "$S" stat -c '%a %U' /var/lib/nbd-runner/images)"
-check "the service is enabled" test -L "$S/etc/systemd/system/multi-user.target.wants/nbd-runner.service"
-check "the sockets are not" bash -c '! ls "$0"/etc/systemd/system/sockets.target.wants 2>/dev/null | grep nbd-runner' "$S"
+is_set_up "$S"
 same "rpm finds nothing changed" "" "$(of_root -V nbd-runner nbd-cli nbd-runner-gluster nbd-runner-ceph nbd-runner-devel)"
 echo precious >"$S/var/lib/nbd-runner/images/disk"
 echo '{}' >"$S/etc/nbd-runner/saveconfig.json"
