@@ -76,6 +76,14 @@ brick_signal() { # SIGNAL VOLUME NUMBER...
     for n; do kill "-$signal" "$(brick_pid "$volume" "$n")" || return; done
 }
 
+bricks_are_dead() { # VOLUME NUMBER...: a zombie has no command line
+    local volume=$1 n
+    shift
+    for n; do
+        [ -z "$(tr -d '\0' 2>/dev/null <"/proc/$(brick_pid "$volume" "$n")/cmdline")" ] || return
+    done
+}
+
 entries_to_heal() { # VOLUME: their number, or nothing while it is not known
     gluster_cli volume heal "$1" statistics heal-count 2>/dev/null | awk '
         /^Brick / { bricks++ }

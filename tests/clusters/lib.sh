@@ -99,6 +99,13 @@ end_ceph() {
     at_end
 }
 
+# ---- an export in use ----
+written() { cli --json export show "$1" | json 'j["counters"]["bytes"]["written"]'; } # EXPORT
+has_written() { [ "$(written "$1")" -gt "$2" ]; } # EXPORT BYTES
+goes_on() { # EXPORT: something is written from now on
+    local before
+    before=$(written "$1") && await 20 has_written "$1" "$before"
+}
 is_in_state() { # EXPORT STATE
     [ "$(cli --json export show "$1" | json 'j["export"]["state"]')" = "$2" ]
 }

@@ -91,7 +91,7 @@ check "but is read" cli export add ceph rbd/other name other readonly
 check "the other one goes on" kill -0 $bench
 refuses "nor is it deleted" 1 "in use" cli ceph delete rbd/other force
 kill $bench
-wait $bench 2>/dev/null
+finish 20 $bench 2>/dev/null
 cli export remove other >/dev/null
 
 "$PYTHON" - "$(uri ceph/rbd/a)" "$T/connected" <<'END' &
@@ -109,7 +109,7 @@ rbdc resize a --size 80M >/dev/null 2>&1
 check "a change of size by others is noticed" await 10 is_logged "resized by somebody else"
 kill_daemon
 kill $client
-wait $client 2>/dev/null
+finish 20 $client 2>/dev/null
 need_daemon
 start=$SECONDS
 check "after kill -9 the export is there at once" io ceph/rbd/a -c 'write -P 9 0 1M'
@@ -118,18 +118,20 @@ same "with the new size" 83886080 "$(nbdinfo --size "$(uri ceph/rbd/a)")"
 
 # ---- faults ----
 beat_start file/local
+before=$(written ceph/rbd/a)
 timeout 120 nbdcopy --flush --requests=8 "$T/data" "$(uri ceph/rbd/a)" &
 copy=$!
-sleep 0.2
+check "a client writes" await 20 has_written ceph/rbd/a "$before"
 cluster signal KILL osd.1
-check "a write survives the death of an OSD" wait $copy
+check "the write survives the death of an OSD" finish 130 $copy
 check "the OSD comes back" cluster revive
 check "the data is right" copies "$T/data" ceph/rbd/a
 head -c 40M /dev/urandom >"$T/data2"
 # Small requests, so that it is not over before the OSDs stop.
+before=$(written ceph/rbd/a)
 timeout 120 nbdcopy --flush --requests=2 --request-size=8192 "$T/data2" "$(uri ceph/rbd/a)" &
 copy=$!
-sleep 0.2
+check "a client writes again" await 20 has_written ceph/rbd/a "$before"
 cluster signal STOP osd.0 osd.1 osd.2
 check "while all OSDs hang the daemon answers" timeout 10 "$BUILDDIR/nbd-cli" --dir "$D" status
 check "and serves others" timeout 10 nbdinfo --size "$(uri file/local)"
@@ -137,7 +139,7 @@ check "after half a minute the export is faulted" await 60 is_in_state ceph/rbd/
 check "for a reason" bash -c 'grep -q "has not answered a request for .rbd/a." "$0"' "$LOG"
 check "nothing has failed" kill -0 $copy
 cluster signal CONT osd.0 osd.1 osd.2
-check "the write ends when they go on" wait $copy
+check "the write ends when they go on" finish 130 $copy
 check "the export is no longer faulted" await 30 is_in_state ceph/rbd/a ready
 check "the data is right again" copies "$T/data2" ceph/rbd/a
 beat_end "OSDs dead and stopped"
@@ -174,7 +176,8 @@ rm "$T/phase"
 check "a blocklisted client gets answers" timeout 60 tail --pid=$client -f /dev/null
 same "errors, until the image is open again" "EIO served again" "$(xargs <"$T/blocked")"
 same "one line says why" 1 "$(tail -n +$from "$LOG" | grep -c 'has blocklisted')"
-sleep 4 # an export stays open for a while after its last client
+is_unlocked() { ! lock_address "$1"; }
+check "some time after its last client it is closed" await 20 is_unlocked a
 check "opened again it works" io ceph/rbd/a -c 'write -P 8 0 4k' -c 'read -P 8 0 4k'
 
 check "an image with request_timeout" cli ceph create rbd/hasty size 8M opt request_timeout=3
@@ -220,7 +223,6 @@ cluster signal CONT mon.a
 refuses "a configuration that is not there is named" 1 "'$C/none.conf'" \
     cli export add ceph rbd/fresh name fresh opt conf="$C/none.conf"
 check "an image for later" cli ceph create rbd/later size 8M
-sleep 1
 cluster signal STOP osd.0 osd.1 osd.2
 refuses "an open is refused in the end" 1 "nbdinfo" timeout 40 nbdinfo --size "$(uri ceph/rbd/later)"
 check "the daemon ends as well, with 0" stop_daemon

@@ -172,6 +172,7 @@ run_writer() { # runs in the background; its output goes to $T/writer
     write_for_long "$(uri "$1")" "$T/image" "$T/stop" >"$T/writer" 2>"$T/writer.err" &
     writer=$!
     stop_at_end+=($writer)
+    check "a client writes" goes_on "$1"
 }
 end_writer() { # NAME
     touch "$T/stop"
@@ -181,9 +182,8 @@ end_writer() { # NAME
     [ "$errors" = 0 ] || sed 's/^/# /' "$T/writer.err" | head -n 5
 }
 run_writer gluster/vol/disk
-sleep 1
-check "one brick dies under a client that writes" brick_signal KILL vol 1
-sleep 2
+check "one brick dies under it" brick_signal KILL vol 1
+check "it goes on" goes_on gluster/vol/disk
 end_writer "one brick dead"
 holds "the disk holds what was written without the brick" gluster/vol/disk "$T/image"
 check "the brick comes back" volume_revive vol
@@ -192,7 +192,6 @@ check "all replicas are equal" replicas_agree vol disk
 holds "and right" gluster/vol/disk "$T/image"
 
 run_writer gluster/vol/disk
-sleep 1
 brick_signal STOP vol 0 1 2
 check "after the ping timeout requests wait" await 40 is_logged "its requests wait for"
 check "the export is faulted" await 10 is_in_state gluster/vol/disk faulted
@@ -207,9 +206,8 @@ check "it heals" await 120 is_healed vol
 check "all replicas are equal" replicas_agree vol disk
 
 run_writer gluster/vol/disk
-sleep 1
 brick_signal KILL vol 0 2
-sleep 2
+sleep 2 # they stay away for a while
 check "two bricks die and come back" volume_revive vol
 end_writer "two of three bricks dead for a while"
 holds "the disk holds what was written" gluster/vol/disk "$T/image"
@@ -250,7 +248,7 @@ EOP
 impatient=$!
 stop_at_end+=($impatient)
 brick_signal KILL other 0 1 2
-sleep 0.5
+check "its bricks are dead" await 10 bricks_are_dead other 0 1 2
 touch "$T/go"
 check "requests end with EIO" await 40 grep -q 'failed as it should' "$T/impatient"
 check "the export is faulted" is_in_state gluster/other/x faulted

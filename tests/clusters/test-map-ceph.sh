@@ -7,6 +7,7 @@
 requires ceph ceph-osd ceph-mon rbd
 [ -e "$HANDLERS/libceph_handler.so" ] || { echo "skip: the ceph handler is not built"; exit 77; }
 
+# It stays away for a while.
 lose_an_osd() { cluster signal KILL osd.1 && sleep 1 && cluster revive; }
 
 need_ceph

@@ -8,6 +8,7 @@
 requires glusterd gluster
 [ -e "$HANDLERS/libgluster_handler.so" ] || { echo "skip: the gluster handler is not built"; exit 77; }
 
+# It stays away for a while.
 lose_a_brick() { brick_signal KILL vol 1 && sleep 1 && volume_revive vol; }
 
 glusterd_start || { fail "glusterd starts" "$G/log/glusterd.log"; exit 1; }

@@ -215,8 +215,9 @@ if command -v ip >/dev/null && own_network true 2>/dev/null; then
     --conf-dir "$S/conf.d" --state "$T/stock.json" >>"$LOG" 2>&1 &
 pid=\$!
 for i in \$(seq 500); do nbd-client -l localhost >"$T/listed" 2>/dev/null && break; sleep 0.02; done
-kill \$pid; wait \$pid
+kill \$pid; finish 30 \$pid
 END
+    export -f await finish is_gone
     own_network bash "$T/inside"
     same "without a port in the file it is 10809" "$name50 $name255" \
         "$(grep -v Negotiation "$T/listed" | tr '\n' ' ' | sed 's/ *$//')"

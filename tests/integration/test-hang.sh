@@ -39,10 +39,8 @@ check "the daemon ends with 0" stop_daemon
 need_daemon
 "$PYTHON" "$PROTOCOL/test_shutdown.py" "pid=$DAEMON" "hold=$T/hold" $(addresses) ||
     failures=$((failures + 1))
-pid=$DAEMON
-check "the daemon ends when the last client has its answer" await 10 is_gone $pid
-kill -KILL $pid 2>/dev/null
-wait $pid
+check "the daemon ends when the last client has its answer" await 10 is_gone "$DAEMON"
+finish 1 "$DAEMON"
 same "with 0" 0 $?
 DAEMON=
 
@@ -63,7 +61,7 @@ stop_at_end+=($waiter)
 check "a read is in flight" await 10 test -e "$T/in-flight"
 kill -TERM $DAEMON
 check "the daemon ends when its drain_timeout is over" await 10 is_gone $DAEMON
-wait $DAEMON
+finish 1 $DAEMON
 DAEMON=
 check "the client is not left waiting" await 10 is_gone $waiter
-wait $waiter && pass "its connection was closed" || fail "its connection was closed" "$T/waiter"
+finish 1 $waiter && pass "its connection was closed" || fail "its connection was closed" "$T/waiter"

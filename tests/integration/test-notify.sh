@@ -111,7 +111,7 @@ asked_again() { [ "$(asked)" -ge 2 ]; }
 check "... and again" await 20 asked_again
 rm "$T/hold"
 check "it ends when the request has ended" await 20 is_gone "$DAEMON"
-wait "$DAEMON"
+finish 1 "$DAEMON"
 same "... with 0" 0 $?
 DAEMON=
 

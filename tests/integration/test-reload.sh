@@ -44,6 +44,10 @@ attach() { # EXPORT NUMBER: a client that checks what it writes
     stop_at_end+=($!)
     await 30 grep -q verifying "$T/client$2"
 }
+is_cut_off() { # NUMBER: before it wanted to leave
+    finish 30 "${clients[$1]}"
+    [ $? = 1 ]
+}
 detach() { # NUMBER: it ends well
     touch "$T/stop$1"
     finish 30 "${clients[$1]}"
@@ -132,8 +136,7 @@ check "an export with a drain_timeout" cli reload
 attach e 7
 rm "$C/e.conf"
 check "is removed" cli reload
-ended() { wait "${clients[7]}"; [ $? = 1 ]; }
-check "its client is cut off when the time is over" ended
+check "its client is cut off when the time is over" is_cut_off 7
 
 # ---- ended by hand ----
 define g.conf g e.img
@@ -148,8 +151,7 @@ define g.conf g d.img
 check "the name comes back with other storage" cli reload
 is_refused "which waits for the client" "still attached" answers g
 check "who is ended by force" cli export remove g force
-ended10() { wait "${clients[10]}"; [ $? = 1 ]; }
-check "at once" ended10
+check "at once" is_cut_off 10
 check "then the new one is served" await 10 answers g
 refuses "which only its file can remove" 5 "remove it there" cli export remove g force
 rm "$C/g.conf"
@@ -168,8 +170,7 @@ check "and another one" cli reload
 check "leaves it alone" kill -0 "${clients[8]}"
 define b.conf b b.img 'acl = 192.0.2.1'
 check "one that does not" cli reload
-ended() { wait "${clients[8]}"; [ $? = 1 ]; }
-check "ends it" ended
+check "ends it" is_cut_off 8
 
 # ---- across a restart ----
 check "the daemon ends with 0" stop_daemon

@@ -45,9 +45,8 @@ check "new clients are refused" await 10 refused
 check "the daemon waits for the write" kill -0 $DAEMON
 rm "$T/hold"
 check "the write is answered" await 10 grep -q answered "$T/writer"
-pid=$DAEMON
-check "the daemon ends" await 20 is_gone $pid
-wait $pid
+check "the daemon ends" await 20 is_gone $DAEMON
+finish 1 $DAEMON
 same "with 0" 0 $?
 DAEMON=
 
@@ -59,9 +58,8 @@ stop_at_end+=($!)
 check "another write is in flight" await 10 test -e "$T/sent"
 kill -TERM $DAEMON
 check "TERM was seen" await 10 refused
-pid=$DAEMON
-kill -TERM $pid
-check "a second TERM ends it at once" await 10 is_gone $pid
-wait $pid
+kill -TERM $DAEMON
+check "a second TERM ends it at once" await 10 is_gone $DAEMON
+finish 1 $DAEMON
 same "with 1" 1 $?
 DAEMON=

@@ -86,9 +86,10 @@ echo $? >"$T/code"
 "$BUILDDIR/nbd-cli" --dir "$D" --json status >"$T/answer" 2>/dev/null
 "$BUILDDIR/nbd-cli" --dir "$D" doctor >"$T/doctor"
 kill $pid
-wait $pid
+finish 30 $pid
 END
 export BUILDDIR D HANDLERS LOG T
+export -f await finish is_gone
 unshare -rn bash "$T/dead"
 check "while its network is up it is well" grep -q "nbd_answers=yes,yes" "$T/alive"
 same "when that is down, it is a failure" 1 "$(cat "$T/code")"
@@ -107,7 +108,8 @@ ip link set veth-a up
 ip addr add 10.9.0.1/24 dev veth-a
 unshare -n sleep 120 &
 host=$!
-while [ /proc/$host/ns/net -ef /proc/$$/ns/net ]; do sleep 0.02; done
+has_own_network() { ! [ /proc/$host/ns/net -ef /proc/$$/ns/net ]; }
+await 10 has_own_network || exit
 ip link set veth-b netns $host
 nsenter -t $host -n sh -c 'ip link set veth-b up && ip addr add 10.9.0.2/24 dev veth-b'
 there() { nsenter -t $host -n "$BUILDDIR/nbd-cli" --host 10.9.0.1:7000 "$@"; }
@@ -121,7 +123,7 @@ try() { # NAME ADDRESS-FOR-NBD ARG...
     there --json status >"$T/$name.answer" 2>"$T/$name.stderr"
     echo $? >"$T/$name.code"
     kill $pid
-    wait $pid
+    finish 30 $pid
 }
 try all 0.0.0.0
 try same 10.9.0.1

@@ -31,7 +31,7 @@ stop_at_end+=($hammer)
 check "verified I/O" goes_on 20
 for i in 1 2; do
     tc qdisc add dev lo root netem loss 100% || fail "the network can be cut"
-    sleep 9
+    sleep 9 # three times as long as the kernel waits for an answer
     before=$(alive)
     tc qdisc del dev lo root
     check "cut $i: I/O goes on" goes_on 40

@@ -79,7 +79,7 @@ for i in 1 2; do
 done
 kill_monitor
 kill_daemon
-sleep 5
+sleep 5 # longer than the kernel waits for an answer
 need_daemon
 start_monitor
 survives "monitor and daemon killed, away for a while"
@@ -102,6 +102,7 @@ for i in 1 2 3; do
     check "its connection is cut $i" cut_one file/one
     check "... and it is unmapped at once $i" cli file unmap nbd1
 done
+# The monitor looks every two seconds, and must not do anything now.
 same "an unmapped device stays so" "" "$(sleep 3; cat /sys/block/nbd1/backend 2>/dev/null)"
 exec 7</dev/nbd2
 kill_daemon
@@ -110,7 +111,7 @@ timeout 60 "$BUILDDIR/nbd-cli" --dir "$D" file unmap nbd2 force >"$T/forced" 2>&
 same "force detaches a device that is open, and says that it stays occupied" 1 $?
 check "... it says so" grep -q "has it open" "$T/forced"
 need_daemon 7<&-
-sleep 5
+sleep 5 # the monitor looks every two seconds
 same "the monitor does not take it up again" dead "$(row nbd2 '["mapping"]["state"]')"
 exec 7<&-
 await 10 test ! -e /sys/block/nbd2/pid

@@ -124,7 +124,7 @@ kill -KILL "$before"
 check "after kill -9 systemd starts it again" await 60 is_restarted "$before"
 same "... with the same exports" "file/disk1 " "$(names)"
 same "... and the pid file follows" "$(pid)" "$(cat /run/nbd-runner.pid)"
-sleep 6
+sleep 6 # longer than WatchdogSec
 same "a daemon that lives is left alone by the watchdog" 1 "$(show NRestarts)"
 before=$(pid)
 kill -STOP "$before"
@@ -160,7 +160,7 @@ check "... and stops" systemctl stop nbd-map
 check "... which unmaps" bash -c '[ ! -e /sys/block/nbd1/pid ]'
 systemctl stop nbd-runner
 systemctl start --no-block nbd-map
-sleep 2
+sleep 2 # that is: it has tried, and tries again
 check "while the daemon is not there it waits" bash -c '[ "$(systemctl is-active nbd-map)" = activating ]'
 check "the daemon comes" systemctl start nbd-runner
 check "the device comes with it" await 60 has_device
