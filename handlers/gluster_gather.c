@@ -27,7 +27,7 @@ static void on_timer(void *arg)
     struct queue all;
     struct nbd_request *rq;
     uint64_t count;
-    ssize_t unused = read(timer, &count, sizeof(count)); /* it may have been set again */
+    ssize_t unused = read(timer, &count, sizeof(count)); /* nothing, if it was set anew */
 
     (void)arg;
     (void)unused;
@@ -70,7 +70,7 @@ void gather_end(struct nbd_request *rq, unsigned out)
     queue_push(&ended, rq);
     g_mutex_unlock(&lock);
     if (is_first && !set_timer())
-        g_error("gluster: timerfd_settime: %s", g_strerror(errno)); /* cannot be */
+        host->post(on_timer, NULL);
 }
 
 void gather_init(const struct nbd_config *config)
