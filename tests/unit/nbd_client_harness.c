@@ -327,7 +327,8 @@ void client_receives(struct client *client, void *to, size_t length)
     int64_t end = deadline();
 
     for (size_t done = 0; done < length;) {
-        ssize_t n = recv(client->fd, (char *)to + done, length - done, 0);
+        size_t slice = MIN(length - done, SLICE_BYTES); /* as above */
+        ssize_t n = recv(client->fd, (char *)to + done, slice, 0);
 
         if (n > 0)
             done += (size_t)n;
