@@ -226,5 +226,5 @@ check "an image for later" cli ceph create rbd/later size 8M
 cluster signal STOP osd.0 osd.1 osd.2
 refuses "an open is refused in the end" 1 "nbdinfo" timeout 40 nbdinfo --size "$(uri ceph/rbd/later)"
 check "the daemon ends as well, with 0" stop_daemon
-check "and says why it could not wait" is_logged "did not answer in 20 seconds"
+check "and says why it could not wait" await 10 is_logged "did not answer in 20 seconds"
 cluster signal CONT osd.0 osd.1 osd.2

@@ -199,7 +199,7 @@ check "and says why" bash -c '"$0" --dir "$1" export show gluster/vol/disk | gre
     "$BUILDDIR/nbd-cli" "$D"
 brick_signal CONT vol 0 1 2
 end_writer "all bricks stopped for a while"
-check "it says so" is_logged "is back; the requests that waited go on"
+check "it says so" await 10 is_logged "is back; the requests that waited go on"
 check "the export is no longer faulted" await 10 is_in_state gluster/vol/disk ready
 holds "the disk holds what was written" gluster/vol/disk "$T/image"
 check "it heals" await 120 is_healed vol

@@ -54,4 +54,4 @@ refuses "... and a port that is none" 2 "70000" timeout 20 "$BUILDDIR/nbd-runner
 echo 'nonsense' >"$D/nbd-runner.conf"
 start_daemon
 same "a broken configuration ends with 3" 3 $?
-check "... naming the file" is_logged nbd-runner.conf
+check "... naming the file" await 10 is_logged nbd-runner.conf

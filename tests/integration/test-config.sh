@@ -55,7 +55,7 @@ mistake() { # NAME TEXT LINE...: broken.conf holds the lines, the others have ch
     for i in 0 1 2 3 4 5 6 7 8; do good "g$i" "$name"; done
     from=$(($(log_lines) + 1))
     reload_says "$name" 1 "9 changed" "1 rejected" "$text"
-    check "$name: the log has it" is_logged "$text" "$from"
+    check "$name: the log has it" await 10 is_logged "$text" "$from"
     same "$name: the broken one is kept" "kept" \
         "$(cli --json export show broken | json 'j["export"]["description"]')"
 }
@@ -191,7 +191,7 @@ same "with its names, on its port" "first $name50 $name255" \
     "$(nbd-client -l 127.0.0.1 "$port" 2>/dev/null | grep -v Negotiation | tr '\n' ' ' | sed 's/ *$//')"
 check "which are served" qemu-io -f raw -c 'write -P 7 0 512' "nbd://127.0.0.1:$port/$name50"
 check "all of them" qemu-io -f raw -r -c 'read 0 512' "nbd://127.0.0.1:$port/$name255"
-check "keys without meaning are named once" is_logged "ignored: max_threads in line 4, splice in line 5, timeout in line"
+check "keys without meaning are named once" await 10 is_logged "ignored: max_threads in line 4, splice in line 5, timeout in line"
 stop_daemon
 stock 'port = 0' 'allowlist = false'
 run_stock
@@ -201,7 +201,7 @@ stop_daemon
 stock 'certfile = /etc/x.pem'
 run_stock
 same "TLS keys make it refuse" 3 $?
-check "with a sentence" is_logged "TLS is not supported by this version"
+check "with a sentence" await 10 is_logged "TLS is not supported by this version"
 stock 'oldstyle = true'
 run_stock
 same "and so does oldstyle" 3 $?

@@ -57,5 +57,5 @@ print("ok" if (magic, error, cookie) == (0x67446698, 0, 2) else "wrong", time.mo
 EOF
 "$PYTHON" "$T/stall.py" "$D/nbd.sock" "$BUILDDIR/nbd-cli" --dir "$D" >"$T/stall" 2>&1
 same "another client's write is done all the same" ok "$(cut -d' ' -f1 <"$T/stall")"
-check "the log says who had to go" is_logged "held memory that others waited for"
+check "the log says who had to go" await 10 is_logged "held memory that others waited for"
 check "the daemon ends with 0" stop_daemon

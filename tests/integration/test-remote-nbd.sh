@@ -255,7 +255,7 @@ finish 60 $SERVER 2>/dev/null # until it is killed
 start_nbdkit "$T/disk.sock" file "$T/disk"
 finish 60 $flush
 same "writes that died with the server make one flush fail" "0 " "$? $(cat "$T/flush.out")"
-check "the log says why" is_logged "acknowledged but not flushed" $from
+check "the log says why" await 10 is_logged "acknowledged but not flushed" $from
 
 # ---- servers that hang ----
 check "it is removed" cli export remove disk

@@ -123,7 +123,7 @@ stop_at_end+=($!)
 check "a client is there" await 20 grep -q '^connected' "$T/leaving"
 check "the export is deleted when the time is over" cli file delete drained force
 check "the client is sent away" await 20 grep -q '^disconnected' "$T/leaving"
-check "for that reason" is_logged "its drain_timeout is over"
+check "for that reason" await 10 is_logged "its drain_timeout is over"
 
 # ---- at the same time, and after a restart ----
 for i in 1 2 3 4 5 6 7 8 9; do cli acl other add "10.0.0.$i" >/dev/null & done

@@ -32,7 +32,7 @@ stop_daemon
 echo '{ "half' >"$D/saveconfig.json"
 check "a damaged state file is no obstacle" start_daemon
 same "the former one is taken" "file/disk" "$(export_names | cut -d' ' -f1)"
-check "the daemon says which file" is_logged saveconfig.json
+check "the daemon says which file" await 10 is_logged saveconfig.json
 stop_daemon
 echo garbage >"$D/saveconfig.json"
 echo garbage >"$D/saveconfig.json.bak"

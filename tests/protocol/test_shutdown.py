@@ -45,7 +45,7 @@ def is_stopping(client):
 
 
 def await_stopping(client):
-    for _ in range(50):
+    for _ in range(2500):
         if is_stopping(client):
             return
         time.sleep(0.002)
